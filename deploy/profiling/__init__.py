@@ -1,0 +1,1 @@
+"""Measurements: worker processes, interleaved rounds, statistics, the results file."""

@@ -1,0 +1,133 @@
+"""The results file: one JSON object per line, raw samples kept, schema versioned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trueint8.artifacts import write_atomically
+from trueint8.errors import DataError
+from trueint8.kinds import Kind
+
+SCHEMA = "trueint8/results/1"
+
+
+class Record(BaseModel):
+    """Base of everything stored: immutable, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Latency(Record):
+    """Raw times of whole inference calls, host clock, nanoseconds."""
+
+    batch: int
+    sequence: int
+    threads: int
+    warmup_ns: list[int]
+    rounds_ns: list[list[int]] = Field(
+        description="One list per interleaved round; round i of every row of one engine and "
+        "model ran next to each other in time, in an order drawn anew each round."
+    )
+
+
+class Accuracy(Record):
+    """One accuracy figure over the evaluation data, against labels or the float output."""
+
+    metric: Literal["loss", "perplexity", "accuracy", "cosine"]
+    value: float
+    samples: int = Field(description="Sequences it was computed over.")
+    positions: int = Field(description="Tokens or labels that counted.")
+
+
+class Coverage(Record):
+    """Share of the float graph's multiply-accumulates run with two INT8 operands."""
+
+    int8_macs: int
+    total_macs: int
+    int8_matmuls: int
+    weight_matmuls: int
+    matmuls: int
+
+    @property
+    def share(self) -> float:
+        """INT8 MAC coverage, 0 to 1."""
+        return self.int8_macs / self.total_macs if self.total_macs else 0.0
+
+
+class Row(Record):
+    """One configuration of one model on one engine."""
+
+    schema_: Literal["trueint8/results/1"] = Field(default=SCHEMA, alias="schema")
+    session: str = Field(description="Same for all rows of one `deploy profile` call.")
+    time: str = Field(description="UTC, ISO 8601.")
+    model: str = Field(description="Name of the model, as in the bundle's manifest.")
+    bundle: str = Field(description="The bundle's folder name.")
+    bundle_sha256: str = Field(description="Of the bundle's manifest.")
+    attention: str = Field(description="Attention variant, such as vanilla or clipped.")
+    calibration: str = Field(description="Such as 'percentile 99.99'.")
+    task: str
+    data: str = Field(description="Name of the evaluation data.")
+    engine: str
+    graph: Literal["float", "qdq"]
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = Field(
+        description="What the weight matmuls run in; for a SIMULATED row, fp32 arithmetic."
+    )
+    rest: Literal["fp32", "bf16", "fp16"] = Field(
+        description="What everything else runs in; equal to `precision` in float rows."
+    )
+    kind: Kind
+    latency: Latency | None = None
+    accuracy: list[Accuracy] = []
+    coverage: Coverage | None = Field(
+        default=None, description="Rows with graph qdq on an engine that was audited."
+    )
+    peak_memory_mib: float | None = Field(
+        default=None, description="Largest resident set of the row's own process."
+    )
+    size_mib: float | None = Field(default=None, description="Files the engine loads, on disk.")
+    note: str = ""
+    environment: dict[str, Any] = Field(
+        description="Hardware, versions, threads, load; equal for all rows of a session."
+    )
+
+    @property
+    def label(self) -> str:
+        """Short name of the configuration: FP32, BF16, INT8, Q/DQ in FP32."""
+        if self.kind is Kind.SIMULATED:
+            return f"Q/DQ in {self.rest.upper()}"
+        return self.precision.upper()
+
+
+def write_results(path: Path, rows: Sequence[Row]) -> None:
+    """Write all rows to a ``.jsonl`` file, whole or not at all."""
+    lines = (row.model_dump_json(by_alias=True, exclude_none=True) for row in rows)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_results(path: Path) -> list[Row]:
+    """Read a results file.
+
+    Raises:
+        DataError: If the file is missing, empty, or a line is not a row of this schema.
+    """
+    fix = "pass a file that `deploy profile` wrote"
+    if not path.is_file():
+        raise DataError(f"no results file at {path}", fix=fix)
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(Row.model_validate(json.loads(line)))
+        except (ValueError, ValidationError) as err:
+            raise DataError(
+                f"{path} line {number} is not a {SCHEMA} row: {str(err).splitlines()[0]}", fix=fix
+            ) from err
+    if not rows:
+        raise DataError(f"{path} holds no rows", fix=fix)
+    return rows

@@ -1,0 +1,80 @@
+"""Percentiles, intervals and ratios of interleaved rounds.
+
+Samples of one round share whatever else the machine was doing, so intervals
+come from resampling whole rounds, not single samples; a ratio resamples the
+same rounds on both sides, which is what makes it paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+_SEED = 20260101
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def quantile_ms(rounds_ns: Sequence[Sequence[int]], percent: float) -> float:
+    """Return a percentile of all samples of all rounds, in milliseconds.
+
+    Linear interpolation between order statistics (NumPy's default method).
+    """
+    pooled = np.concatenate([np.asarray(r, dtype=np.float64) for r in rounds_ns])
+    return float(np.percentile(pooled, percent)) / 1e6
+
+
+def median_ms(rounds_ns: Sequence[Sequence[int]]) -> Estimate:
+    """Return the median over all samples, in milliseconds, with its interval."""
+    medians = _resampled_medians(rounds_ns, _drawn_rounds(len(rounds_ns)))
+    low, high = np.percentile(medians, _tails()) / 1e6
+    return Estimate(quantile_ms(rounds_ns, 50), float(low), float(high))
+
+
+def speed_up(
+    baseline_ns: Sequence[Sequence[int]], candidate_ns: Sequence[Sequence[int]]
+) -> Estimate:
+    """Return median(baseline) ÷ median(candidate) with its paired interval.
+
+    Args:
+        baseline_ns: Rounds of the baseline.
+        candidate_ns: Rounds of the candidate; round i ran beside the baseline's round i.
+
+    Returns:
+        Above 1 where the candidate is faster.
+
+    Raises:
+        ValueError: If the two do not have the same number of rounds.
+    """
+    if len(baseline_ns) != len(candidate_ns):
+        raise ValueError(f"{len(baseline_ns)} rounds cannot be paired with {len(candidate_ns)}")
+    drawn = _drawn_rounds(len(baseline_ns))
+    ratios = _resampled_medians(baseline_ns, drawn) / _resampled_medians(candidate_ns, drawn)
+    low, high = np.percentile(ratios, _tails())
+    return Estimate(
+        quantile_ms(baseline_ns, 50) / quantile_ms(candidate_ns, 50), float(low), float(high)
+    )
+
+
+def _tails() -> list[float]:
+    return [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
+
+
+def _drawn_rounds(rounds: int) -> np.ndarray:
+    return np.random.default_rng(_SEED).integers(0, rounds, size=(RESAMPLES, rounds))
+
+
+def _resampled_medians(rounds_ns: Sequence[Sequence[int]], drawn: np.ndarray) -> np.ndarray:
+    arrays = [np.asarray(r, dtype=np.float64) for r in rounds_ns]
+    return np.array([np.median(np.concatenate([arrays[i] for i in pick])) for pick in drawn])

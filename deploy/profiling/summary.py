@@ -1,0 +1,102 @@
+"""Rows to the figures people read: per model and engine, float beside simulated beside INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deploy.profiling.results import Accuracy, Coverage, Row
+from deploy.profiling.statistics import Estimate, median_ms, quantile_ms, speed_up
+from trueint8.kinds import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class RowFigures:
+    """What one row says about itself."""
+
+    row: Row
+    median_ms: Estimate | None
+    p90_ms: float | None
+    p99_ms: float | None
+    throughput_per_s: float | None
+    """Sequences per second at the median: batch ÷ p50."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One model on one engine.
+
+    ``measured_speed_up`` is the fastest float row ÷ the INT8 row;
+    ``simulated_speed_up`` is the FP32 row ÷ the Q/DQ graph in FP32 arithmetic.
+    Both are None where a side was not run here.
+    """
+
+    model: str
+    bundle: str
+    engine: str
+    floats: list[RowFigures]
+    simulated: RowFigures | None
+    int8: RowFigures | None
+    fastest_float: RowFigures | None
+    measured_speed_up: Estimate | None
+    simulated_speed_up: Estimate | None
+    coverage: Coverage | None
+    coverage_kind: Kind | None
+
+
+def summarize(rows: Sequence[Row]) -> list[Comparison]:
+    """Group rows by session, bundle and engine, in the order they appear."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.session, row.bundle, row.engine), []).append(row)
+    return [_compare(group) for group in groups.values()]
+
+
+def headline_accuracy(row: Row | None) -> Accuracy | None:
+    """Return the row's first accuracy figure, the one tables show."""
+    return row.accuracy[0] if row is not None and row.accuracy else None
+
+
+def _compare(group: list[Row]) -> Comparison:
+    figures = [_figures(row) for row in group]
+    floats = [f for f in figures if f.row.graph == "float"]
+    simulated = next((f for f in figures if f.row.kind is Kind.SIMULATED), None)
+    int8 = next((f for f in figures if f.row.precision == "int8"), None)
+    timed = [f for f in floats if f.median_ms is not None]
+    fastest = min(timed, key=lambda f: f.median_ms.value if f.median_ms else 0.0, default=None)
+    single = next((f for f in timed if f.row.precision == "fp32"), None)
+    return Comparison(
+        model=group[0].model,
+        bundle=group[0].bundle,
+        engine=group[0].engine,
+        floats=floats,
+        simulated=simulated,
+        int8=int8,
+        fastest_float=fastest,
+        measured_speed_up=_ratio(fastest, int8),
+        simulated_speed_up=_ratio(single, simulated),
+        coverage=int8.row.coverage if int8 else None,
+        coverage_kind=int8.row.kind if int8 else None,
+    )
+
+
+def _figures(row: Row) -> RowFigures:
+    if row.latency is None:
+        return RowFigures(row, None, None, None, None)
+    rounds = row.latency.rounds_ns
+    median = median_ms(rounds)
+    return RowFigures(
+        row=row,
+        median_ms=median,
+        p90_ms=quantile_ms(rounds, 90),
+        p99_ms=quantile_ms(rounds, 99),
+        throughput_per_s=row.latency.batch / median.value * 1e3,
+    )
+
+
+def _ratio(baseline: RowFigures | None, candidate: RowFigures | None) -> Estimate | None:
+    if baseline is None or candidate is None:
+        return None
+    if baseline.row.latency is None or candidate.row.latency is None:
+        return None
+    return speed_up(baseline.row.latency.rounds_ns, candidate.row.latency.rounds_ns)

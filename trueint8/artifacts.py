@@ -1,0 +1,169 @@
+"""Files that are whole or absent: staging, atomic replacement, hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from trueint8.errors import ConfigError, StorageError
+
+_STAGING = ".staging-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_tree(path: Path) -> str:
+    """Return one digest of a file, or of every file under a folder with its relative name."""
+    if path.is_file():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def storage_errors(target: Path) -> Iterator[None]:
+    """Turn a full disk, a quota, or a folder that cannot be written into a StorageError."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageError(
+                f"no space left on the device while writing {target}",
+                fix="free some space there, or write elsewhere with -o",
+            ) from err
+        if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError(
+                f"{err.filename or target} cannot be written: {os.strerror(err.errno)}",
+                fix="write elsewhere with -o",
+            ) from err
+        raise
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or all of the new, never a part."""
+    raw = data.encode() if isinstance(data, str) else data
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(raw)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside ``target`` that becomes it when the block ends well.
+
+    Any exception, Ctrl-C included, removes the temporary folder. Folders left
+    by killed processes are removed at the next call for the same target.
+
+    Args:
+        target: The folder to create.
+        replace: Whether an existing ``target`` may be replaced.
+
+    Raises:
+        ConfigError: If ``target`` exists and may not be replaced.
+        StorageError: If the disk is full or not writable.
+    """
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
+        lock = os.open(staging, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield staging
+            _sync_tree(staging)
+            staging.chmod(0o777 & ~_umask())
+            _move_into_place(staging, target, replace=replace)
+        finally:
+            os.close(lock)
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_into_place(staging: Path, target: Path, *, replace: bool) -> None:
+    try:
+        if replace and (target.exists() or target.is_symlink()):
+            _exchange(staging, target)
+        else:
+            staging.rename(target)
+    except OSError as err:
+        if err.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise ConfigError(
+            f"{target} appeared while it was being built", fix="pass --force to replace it"
+        ) from err
+    _sync_folder(target.parent)
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Swap two paths in one step, so that at no moment ``b`` is missing (Linux renameat2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.renameat2(
+        _AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), ctypes.c_uint(_RENAME_EXCHANGE)
+    )
+    if done != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(b))
+
+
+def _remove_abandoned(target: Path) -> None:
+    marker = f".{target.name}{_STAGING}"
+    for folder in target.parent.iterdir():
+        if not folder.name.startswith(marker):
+            continue
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # a build that is still running holds it
+        finally:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        elif path.is_dir():
+            _sync_folder(path)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
