@@ -1,0 +1,413 @@
+"""Train a small BERT encoder with an attention variant, on any machine, in a given time.
+
+The text is one stream of tokens. A batch is B windows of T tokens that start
+anywhere in it, each framed by [CLS] and [SEP], so nothing is padded. T grows
+from short to long, which buys more steps for the same work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from attention.attaching import attach
+from attention.masked_lm import (
+    SPECIAL_TOKENS,
+    Tokens,
+    draw_windows,
+    mask_tokens,
+    masked_loss,
+    token_stream,
+)
+from trueint8.errors import ConfigError, DataError
+from trueint8.progress import Progress
+
+_SMALLEST_VOCAB = len(SPECIAL_TOKENS) + 256
+_REPORTS = 8
+_BETAS = (0.9, 0.98)
+_LARGEST_GRADIENT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderRecipe:
+    """Architecture and training of a small masked-LM encoder.
+
+    ``steps`` and ``seconds`` may both be given: the learning rate follows
+    whichever is closer to its end, and training stops there.
+
+    Attributes:
+        vocab_size: Rows of the embedding, >= 261.
+        layers: Encoder blocks, >= 1.
+        width: C, a multiple of ``heads``.
+        heads: H, >= 1.
+        ffn: Width of the feed-forward layers, >= 1.
+        sequence: T at the end of training and in use, with [CLS] and [SEP], >= 8.
+        batch_size: Windows of ``sequence`` tokens per step; shorter windows come in
+            larger numbers, so that a step always has as many tokens.
+        learning_rate: Peak of AdamW's, > 0.
+        warm_up: Share of the run, 0 <= warm_up < 1, over which the rate rises linearly.
+        decay: ``linear`` or ``cosine``, to zero at the end of the run.
+        weight_decay: On matrices only, >= 0.
+        mask_probability: Share of tokens to predict, 0 < p < 1.
+        short_share: Share of the run on windows of ``short_sequence``, 0 <= share < 1.
+        short_sequence: T in that first part, 8 <= T <= ``sequence``.
+        initial_std: Standard deviation of the initial weights, > 0.
+        seed: Of weights, windows and masks.
+        steps: Optimizer steps, >= 1, or None.
+        seconds: Wall clock from the call to the last step, > 0, or None. Runs bounded
+            by the clock differ in their number of steps.
+    """
+
+    vocab_size: int = 4096
+    layers: int = 4
+    width: int = 256
+    heads: int = 4
+    ffn: int = 1024
+    sequence: int = 128
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warm_up: float = 0.1
+    decay: str = "linear"
+    weight_decay: float = 0.01
+    mask_probability: float = 0.15
+    short_share: float = 0.0
+    short_sequence: int = 64
+    initial_std: float = 0.02
+    seed: int = 0
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+            ConfigError: Naming the first field out of range.
+        """
+        for name, holds, expected in _ranges(self):
+            if not holds:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} is out of range; expected {expected}",
+                    fix=f"pass {name} within that range",
+                )
+        if self.steps is None and self.seconds is None:
+            raise ConfigError(
+                "the recipe has no end", fix="pass steps, seconds, or both to EncoderRecipe"
+            )
+
+
+def _ranges(recipe: EncoderRecipe) -> list[tuple[str, bool, str]]:
+    r = recipe
+    positive = ("layers", "heads", "ffn", "batch_size")
+    return [
+        *((name, getattr(r, name) >= 1, f"{name} >= 1") for name in positive),
+        ("vocab_size", r.vocab_size >= _SMALLEST_VOCAB, f"vocab_size >= {_SMALLEST_VOCAB}"),
+        ("width", r.width >= 1 and r.width % max(r.heads, 1) == 0, "a multiple of heads"),
+        ("sequence", r.sequence >= 8, "sequence >= 8"),
+        ("short_sequence", 8 <= r.short_sequence, "short_sequence >= 8"),
+        ("short_share", 0 <= r.short_share < 1, "0 <= short_share < 1"),
+        ("learning_rate", r.learning_rate > 0, "learning_rate > 0"),
+        ("warm_up", 0 <= r.warm_up < 1, "0 <= warm_up < 1"),
+        ("decay", r.decay in ("linear", "cosine"), "linear or cosine"),
+        ("weight_decay", r.weight_decay >= 0, "weight_decay >= 0"),
+        ("mask_probability", 0 < r.mask_probability < 1, "0 < mask_probability < 1"),
+        ("initial_std", r.initial_std > 0, "initial_std > 0"),
+        ("steps", r.steps is None or r.steps >= 1, "steps >= 1"),
+        ("seconds", r.seconds is None or r.seconds > 0, "seconds > 0"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """What a training run did; losses are nats per masked token of the training text.
+
+    Attributes:
+        variant: Name in ``attention/variants``.
+        steps: Optimizer steps done.
+        tokens: Tokens seen, [CLS] and [SEP] among them.
+        seconds: Wall clock from the call to the last step.
+        first_loss: Of the first step, before any update.
+        last_loss: Mean over the last tenth of the steps.
+        autocast: Whether matmuls ran in bfloat16.
+    """
+
+    variant: str
+    steps: int
+    tokens: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    autocast: bool
+
+
+def train_tokenizer(
+    texts: Sequence[str], vocab_size: int, *, sequence: int = 128
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE, which can encode any text without an unknown token.
+
+    Args:
+        texts: Documents; about 2 MB is enough for 4096 tokens.
+        vocab_size: At most this many tokens, >= 261: the special ones, 256 bytes, merges.
+        sequence: Longest input, in tokens, that the model behind it takes.
+
+    Returns:
+        A tokenizer that frames a text as [CLS] text [SEP] and pads on the right.
+
+    Raises:
+        ConfigError: If ``vocab_size`` is too small.
+        DataError: If there is no text.
+
+    References:
+        Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019.
+    """
+    if vocab_size < _SMALLEST_VOCAB:
+        raise ConfigError(
+            f"vocab_size={vocab_size} is out of range; expected vocab_size >= {_SMALLEST_VOCAB}",
+            fix="pass 4096, or at least that many",
+        )
+    if not any(texts):
+        raise DataError("there is no text to train a tokenizer on", fix="give texts")
+    core = Tokenizer(models.BPE(unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    framed = [(name, core.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=framed
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        model_max_length=sequence,
+        padding_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+        **{f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS},
+    )
+
+
+def train_encoder(
+    recipe: EncoderRecipe,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    variant: str,
+    parameters: dict[str, float],
+    tokenizer: PreTrainedTokenizerFast,
+    progress: Progress,
+) -> TrainingSummary:
+    """Train a BERT masked LM and write it, with its tokenizer, as a checkpoint.
+
+    Matmuls run in bfloat16 where the processor multiplies it natively, and in
+    float32 elsewhere; weights and optimizer are float32 throughout. There is no
+    dropout: a run this short does not see its text often enough to overfit.
+    The same recipe with ``steps``, texts, machine and threads gives the same weights.
+
+    Args:
+        recipe: Architecture, optimizer, and when to stop.
+        texts: Training documents.
+        out: An existing folder to fill, such as ``staged_folder`` yields.
+        variant: A name in ``attention/variants``.
+        parameters: The variant's, such as ``{"gamma": -0.025}``.
+        tokenizer: As ``train_tokenizer`` makes it.
+        progress: Gets one step and a line with the loss now and then.
+
+    Returns:
+        Steps, time and losses.
+
+    Raises:
+        UnknownName: If there is no such variant.
+        ConfigError: If the loss stops being finite, the time is over before the
+            first step, or recipe, variant and tokenizer do not fit each other.
+        DataError: If there is less text than one window.
+
+    References:
+        Devlin et al. 2019, arXiv:1810.04805: what is masked, and how. AdamW:
+        Loshchilov and Hutter 2019, arXiv:1711.05101.
+    """
+    start = time.monotonic()
+    model = initial_encoder(recipe, tokenizer, variant, parameters)
+    stream = token_stream(tokenizer, texts, at_least=recipe.sequence)
+    if recipe.seconds is not None and time.monotonic() - start >= recipe.seconds:
+        raise ConfigError(
+            f"seconds={recipe.seconds} were over before the first step",
+            fix="give more seconds or less text",
+        )
+    run = _Run(recipe, model, tokenizer, stream, start)
+    unit = "s" if recipe.seconds is not None else "steps"
+    with progress.step(f"training {variant} ({unit})", total=run.units()) as advance:
+        run.to_the_end(advance, progress.say)
+    model.eval()
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return run.summary(variant)
+
+
+def initial_encoder(
+    recipe: EncoderRecipe,
+    tokenizer: PreTrainedTokenizerFast,
+    variant: str,
+    parameters: dict[str, float],
+) -> Any:
+    """Return the untrained BertForMaskedLM of a recipe; the global random state is kept.
+
+    Raises:
+        ConfigError: If the tokenizer has more tokens than the recipe.
+        UnknownName: If there is no such variant.
+    """
+    if len(tokenizer) > recipe.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {len(tokenizer)} tokens, the recipe vocab_size={recipe.vocab_size}",
+            fix=f"pass vocab_size={len(tokenizer)}",
+        )
+    config = BertConfig(
+        vocab_size=recipe.vocab_size,
+        hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=recipe.ffn,
+        max_position_embeddings=recipe.sequence,
+        type_vocab_size=2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=recipe.initial_std,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = BertForMaskedLM(config)
+    return attach(model, variant, **parameters)
+
+
+def bfloat16_is_native() -> bool:
+    """Return whether this processor multiplies bfloat16 (AVX-512 BF16 or AMX)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+class _Run:
+    """One training run: model, optimizer, clock and the losses so far."""
+
+    def __init__(
+        self,
+        recipe: EncoderRecipe,
+        model: Any,
+        tokenizer: PreTrainedTokenizerFast,
+        stream: Tokens,
+        start: float,
+    ) -> None:
+        self.recipe = recipe
+        self.model = model.train()
+        self.tokenizer = tokenizer
+        self.stream = stream
+        self.rng = np.random.default_rng(recipe.seed)
+        self.optimizer = _optimizer(model, recipe)
+        self.autocast = bfloat16_is_native()
+        self.start = start
+        self.first_step = time.monotonic()
+        self.losses: list[float] = []
+        self.tokens = 0
+
+    def units(self) -> int:
+        """Return how much the progress bar counts: seconds if they are bounded, or steps."""
+        if self.recipe.seconds is not None:
+            return max(1, round(self.recipe.seconds))
+        return self.recipe.steps or 1
+
+    def done(self) -> float:
+        """Return the share of the run that is over, by steps or by time, whichever is more."""
+        share = 0.0
+        if self.recipe.steps is not None:
+            share = len(self.losses) / self.recipe.steps
+        if self.recipe.seconds is not None:
+            end = self.start + self.recipe.seconds
+            spent = time.monotonic() - self.first_step
+            share = max(share, spent / max(end - self.first_step, 1e-9))
+        return share
+
+    def to_the_end(self, advance: Callable[[int], None], say: Callable[[str], None]) -> None:
+        """Step until done; report the loss and the progress on the way."""
+        shown, reports = 0, 0
+        while (share := self.done()) < 1.0 or not self.losses:
+            self._step(share)
+            units = min(self.units(), int(self.units() * self.done()))
+            advance(units - shown)
+            shown = units
+            if self.done() * _REPORTS >= reports + 1:
+                reports += 1
+                recent = self.losses[-max(1, len(self.losses) // _REPORTS) :]
+                say(f"step {len(self.losses)}: masked-LM loss {np.mean(recent):.3f} nats")
+
+    def summary(self, variant: str) -> TrainingSummary:
+        """Return what was done."""
+        return TrainingSummary(
+            variant=variant,
+            steps=len(self.losses),
+            tokens=self.tokens,
+            seconds=time.monotonic() - self.start,
+            first_loss=self.losses[0],
+            last_loss=float(np.mean(self.losses[-max(1, len(self.losses) // 10) :])),
+            autocast=self.autocast,
+        )
+
+    def _step(self, share: float) -> None:
+        r = self.recipe
+        short = share < r.short_share
+        length = r.short_sequence if short else r.sequence
+        rows = max(1, r.batch_size * r.sequence // length)
+        ids = draw_windows(self.rng, self.tokenizer, self.stream, rows, length)
+        batch = mask_tokens(self.rng, self.tokenizer, ids, r.mask_probability)
+        rate = r.learning_rate * rate_factor(share, r.warm_up, r.decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast):
+            loss = masked_loss(self.model, *batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), _LARGEST_GRADIENT)
+        if not torch.isfinite(loss + norm):
+            raise ConfigError(
+                f"the masked-LM loss or its gradient is not finite at step {len(self.losses)}",
+                fix=f"lower learning_rate={r.learning_rate}",
+            )
+        self.optimizer.step()
+        self.losses.append(loss.item())
+        self.tokens += ids.size
+
+
+def rate_factor(share: float, warm_up: float, decay: str) -> float:
+    """Return the learning rate as a share of its peak.
+
+    Args:
+        share: How much of the run is over, >= 0.
+        warm_up: Share of the run over which the rate rises from a hundredth to the peak.
+        decay: ``linear`` or ``cosine``, to zero at share 1.
+
+    Returns:
+        A factor in [0, 1].
+    """
+    if share < warm_up:
+        return max(0.01, share / warm_up)
+    left = max(0.0, (1.0 - share) / (1.0 - warm_up))
+    return left if decay == "linear" else 0.5 - 0.5 * float(np.cos(np.pi * left))
+
+
+def _optimizer(model: Any, recipe: EncoderRecipe) -> Any:
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=_BETAS, fused=True)

@@ -1,0 +1,1 @@
+"""Calibration: data, one streaming pass, estimators, schemes, placement, Q/DQ, simulation."""

@@ -1,0 +1,333 @@
+"""Text or arrays to batches named as the model's inputs."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attention.text import SUFFIXES, Example, read_examples
+from export.source import Task
+from trueint8.artifacts import sha256_tree
+from trueint8.errors import ConfigError, DataError, MissingDependency
+
+_PACKED_TASKS = ("fill-mask", "text-generation")
+_CHARACTERS_PER_TOKEN = 6
+DATA_FIX = "pass a .txt or .jsonl file, an .npz of arrays named as the inputs, or a folder of such"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """One input of a model; ``shape`` holds None for a dynamic axis."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How many sequences to take, of what length, in what order."""
+
+    samples: int
+    batch_size: int
+    sequence: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Batches of arrays, whole batches first; ``labels`` one array per batch where given."""
+
+    name: str
+    sha256: str
+    batches: list[dict[str, np.ndarray]]
+    labels: list[np.ndarray] | None
+
+    @property
+    def count(self) -> int:
+        """Number of sequences."""
+        return sum(len(next(iter(b.values()))) for b in self.batches)
+
+
+def load_samples(
+    path: Path,
+    request: Request,
+    inputs: Sequence[GraphInput],
+    *,
+    task: Task,
+    tokenizer: Path | None,
+    label_ids: dict[str, int] | None = None,
+) -> Samples:
+    """Read data for calibration, evaluation or golden outputs.
+
+    Language-model tasks pack running text into blocks of the full length;
+    other tasks take one sequence per line, padded to the longest of its batch.
+
+    Args:
+        path: ``.txt``, ``.jsonl``, ``.npz``, or a folder of one of these kinds.
+        request: Amount, shape and seed.
+        inputs: The model's inputs.
+        task: Decides packing.
+        tokenizer: Folder with tokenizer files; needed for text.
+        label_ids: Class names to ids, where labels are names.
+
+    Raises:
+        DataError: If data is missing, empty, of another type or shape.
+        ConfigError: If text comes without a tokenizer.
+    """
+    kind = _kind(path)
+    if kind == "arrays":
+        batches, labels = _array_batches(path, request, inputs)
+    else:
+        examples = read_examples(path)
+        batches, labels = batches_from_text(
+            examples, request, inputs, task=task, tokenizer=tokenizer, label_ids=label_ids
+        )
+    return Samples(path.name, sha256_tree(path), batches, labels)
+
+
+def batches_from_text(
+    examples: Sequence[Example],
+    request: Request,
+    inputs: Sequence[GraphInput],
+    *,
+    task: Task,
+    tokenizer: Path | None,
+    label_ids: dict[str, int] | None = None,
+) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray] | None]:
+    """Tokenize, batch and pad; see :func:`load_samples`."""
+    if tokenizer is None:
+        raise ConfigError(
+            "text data needs a tokenizer, and the model comes with none",
+            fix="pass --tokenizer FOLDER, or the data as an .npz of arrays",
+        )
+    encoder = _load_tokenizer(tokenizer)
+    order = np.random.default_rng(request.seed).permutation
+    if task in _PACKED_TASKS:
+        sequences = _packed(encoder, examples, request, order)
+        labels = None
+    else:
+        picked = [examples[i] for i in order(len(examples))[: request.samples]]
+        sequences = [
+            encoder(e.text, truncation=True, max_length=request.sequence)["input_ids"]
+            for e in picked
+        ]
+        labels = _label_array(picked, label_ids)
+    batch_size, length = _static_axes(inputs, request)
+    batches, kept = [], []
+    for start in range(0, len(sequences), batch_size):
+        part = sequences[start : start + batch_size]
+        if len(part) < batch_size and _is_static(inputs):
+            break
+        batches.append(_padded(part, inputs, length, encoder.pad_token_id or 0))
+        if labels is not None:
+            kept.append(labels[start : start + batch_size])
+    if not batches:
+        raise DataError(
+            f"the data gives {len(sequences)} sequences and the graph's batch is fixed at "
+            f"{batch_size}",
+            fix="pass more data",
+        )
+    return batches, kept if labels is not None else None
+
+
+def _kind(path: Path) -> str:
+    if not path.exists():
+        raise DataError(f"no data at {path}", fix=DATA_FIX)
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    suffixes = {p.suffix for p in files}
+    if suffixes and suffixes <= set(SUFFIXES):
+        return "text"
+    if suffixes == {".npz"}:
+        return "arrays"
+    if not suffixes:
+        raise DataError(f"{path} holds no files", fix=DATA_FIX)
+    odd = sorted(p.name for p in files if p.suffix not in (*SUFFIXES, ".npz"))
+    if odd:
+        raise DataError(f"{path}: {odd[0]} is of no kind that is read here", fix=DATA_FIX)
+    raise DataError(f"{path} mixes text and arrays", fix="keep them in two folders")
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as err:
+        raise MissingDependency(
+            "transformers is not installed; text data needs it",
+            fix="pip install 'trueint8[export]', or pass the data as an .npz of arrays",
+        ) from err
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise DataError(
+            f"the tokenizer in {folder} cannot be loaded: {str(err).splitlines()[0]}",
+            fix="pass --tokenizer FOLDER with tokenizer.json and tokenizer_config.json",
+        ) from err
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def _packed(
+    tokenizer: Any, examples: Sequence[Example], request: Request, order: Any
+) -> list[list[int]]:
+    """Cut running text into blocks of exactly the requested length, special tokens included.
+
+    Chunks of consecutive lines are drawn in random order until there are
+    enough blocks. Only if no chunk fills one are shorter blocks used.
+    """
+    chunks = list(_chunks(examples, request.sequence * _CHARACTERS_PER_TOKEN))
+    full: list[list[int]] = []
+    short: list[list[int]] = []
+    for index in order(len(chunks)):
+        windows = tokenizer(
+            chunks[index],
+            truncation=True,
+            max_length=request.sequence,
+            return_overflowing_tokens=True,
+        )["input_ids"]
+        for ids in windows:
+            (full if len(ids) == request.sequence else short).append(ids)
+        if len(full) >= request.samples:
+            break
+    return (full or short)[: request.samples]
+
+
+def _chunks(examples: Sequence[Example], characters: int) -> Iterator[str]:
+    lines: list[str] = []
+    size = 0
+    for example in examples:
+        lines.append(example.text)
+        size += len(example.text) + 1
+        if size >= characters:
+            yield "\n".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield "\n".join(lines)
+
+
+def _padded(
+    sequences: Sequence[Sequence[int]],
+    inputs: Sequence[GraphInput],
+    length: int | None,
+    pad_id: int,
+) -> dict[str, np.ndarray]:
+    width = length or max(len(s) for s in sequences)
+    ids = np.full((len(sequences), width), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    known = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": np.zeros_like(ids),
+        "position_ids": np.broadcast_to(np.arange(width), ids.shape).copy(),
+    }
+    unknown = [i.name for i in inputs if i.name not in known]
+    if unknown:
+        raise DataError(
+            f"the model's input {unknown[0]!r} cannot be made from text",
+            fix="pass the data as an .npz of arrays named as the inputs",
+        )
+    return {i.name: known[i.name].astype(i.dtype) for i in inputs}
+
+
+def _static_axes(inputs: Sequence[GraphInput], request: Request) -> tuple[int, int | None]:
+    axes = [i.shape for i in inputs if len(i.shape) >= 2]
+    batch = next((s[0] for s in axes if s[0] is not None), None)
+    length = next((s[1] for s in axes if s[1] is not None), None)
+    return batch or request.batch_size, length
+
+
+def _is_static(inputs: Sequence[GraphInput]) -> bool:
+    return any(i.shape and i.shape[0] is not None for i in inputs)
+
+
+def _label_array(
+    examples: Sequence[Example], label_ids: dict[str, int] | None
+) -> np.ndarray | None:
+    if any(e.label is None for e in examples):
+        return None
+    ids = []
+    for example in examples:
+        label = example.label
+        if isinstance(label, str):
+            if label not in (label_ids or {}):
+                raise DataError(
+                    f"label {label!r} is none of the model's: {', '.join(label_ids or {})}",
+                    fix="use the model's label names or their ids",
+                )
+            label = (label_ids or {})[label]
+        ids.append(label)
+    return np.asarray(ids)
+
+
+def _array_batches(
+    path: Path, request: Request, inputs: Sequence[GraphInput]
+) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray] | None]:
+    files = [path] if path.is_file() else sorted(path.glob("*.npz"))
+    batch_size, _ = _static_axes(inputs, request)
+    batches: list[dict[str, np.ndarray]] = []
+    labels: list[np.ndarray] = []
+    left = request.samples
+    for file in files:
+        arrays = _read_arrays(file, inputs)
+        rows = len(arrays[inputs[0].name])
+        stop = min(rows, left)
+        if _is_static(inputs):
+            stop -= stop % batch_size
+        left -= stop
+        for start in range(0, stop, batch_size):
+            piece = slice(start, min(start + batch_size, stop))
+            batches.append({i.name: arrays[i.name][piece].astype(i.dtype) for i in inputs})
+            if "labels" in arrays:
+                labels.append(arrays["labels"][piece])
+    if not batches:
+        raise DataError(f"{path} holds no whole batch of samples", fix="pass more rows")
+    return batches, labels if len(labels) == len(batches) else None
+
+
+def _read_arrays(file: Path, inputs: Sequence[GraphInput]) -> dict[str, np.ndarray]:
+    names = [i.name for i in inputs]
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {k: archive[k] for k in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as err:
+        raise DataError(
+            f"{file} is not a readable .npz of plain arrays: {err}",
+            fix="write it with numpy.savez(file, input_ids=..., attention_mask=...)",
+        ) from err
+    missing = [n for n in names if n not in arrays]
+    if missing:
+        raise DataError(
+            f"{file} has no array {missing[0]!r}; it holds: {', '.join(sorted(arrays)) or 'nothing'}",
+            fix=f"name the arrays as the model's inputs: {', '.join(names)}",
+        )
+    if len({len(arrays[n]) if arrays[n].ndim else -1 for n in names}) != 1:
+        raise DataError(f"{file}: the arrays differ in their first axis", fix="one row per sample")
+    for item in inputs:
+        _check_array(file, item, arrays[item.name])
+    return arrays
+
+
+def _check_array(file: Path, item: GraphInput, array: np.ndarray) -> None:
+    fix = "save arrays of the model's shapes and dtypes"
+    kinds = "iub" if item.dtype.kind in "iub" else "fiu"
+    if array.dtype.kind not in kinds:
+        raise DataError(
+            f"{file}: {item.name!r} has dtype {array.dtype}, the model takes {item.dtype}", fix=fix
+        )
+    fits = array.ndim == len(item.shape) and all(
+        want is None or axis == 0 or have == want
+        for axis, (have, want) in enumerate(zip(array.shape, item.shape, strict=True))
+    )
+    if not fits:
+        shape = tuple("dynamic" if d is None else d for d in item.shape)
+        raise DataError(
+            f"{file}: {item.name!r} has shape {array.shape}, the model takes {shape}", fix=fix
+        )

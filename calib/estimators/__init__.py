@@ -1,0 +1,7 @@
+"""One file per range estimator; each defines ``estimate(stats, ...) -> amax``."""
+
+from __future__ import annotations
+
+from trueint8.registry import Registry
+
+ESTIMATORS = Registry("estimator", "calib.estimators", "estimate")

@@ -1,0 +1,86 @@
+"""Write quantization parameters into the graph as QuantizeLinear and DequantizeLinear.
+
+    Y = X·W   becomes   Y = DQ(Q(X; s_x); s_x) · DQ(W_int8; s_w[channel])
+
+Activations are per-tensor, weights per output channel and stored as INT8
+initializers; zero points are 0. Biases stay float and outputs carry no Q/DQ,
+which is the form TensorRT, OpenVINO and ONNX Runtime all execute in INT8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from calib.placement import Placement
+from calib.schemes import QuantParams, quantize_weight
+from export.initializers import add_initializer, remove_unused_initializers
+from export.matmuls import MatMul
+
+
+def insert_qdq(model: ir.Model, placement: Placement, params: Mapping[str, QuantParams]) -> None:
+    """Insert Q/DQ around every placed matmul, in place.
+
+    Args:
+        model: A clean graph; changed.
+        placement: Decisions for its matmuls.
+        params: Per-tensor parameters for each of ``placement.tensors``.
+    """
+    graph = model.graph
+    nodes = {node.name: node for node in graph}
+    dequantized: dict[str, ir.Value] = {}
+    for matmul in placement.quantized:
+        node = nodes[matmul.name]
+        side = 1 - matmul.weight_side
+        source = node.inputs[side]
+        assert source is not None
+        if matmul.activation not in dequantized:
+            pair = _activation_pair(graph, matmul.activation, source, params[matmul.activation])
+            producer = source.producer()
+            if producer is None:
+                graph.insert_before(graph[0], pair)
+            else:
+                graph.insert_after(producer, pair)
+            dequantized[matmul.activation] = pair[1].outputs[0]
+        node.replace_input_with(side, dequantized[matmul.activation])
+        weight = _weight_dequantizer(graph, matmul, node)
+        graph.insert_before(node, [weight])
+        node.replace_input_with(matmul.weight_side, weight.outputs[0])
+    remove_unused_initializers(graph)
+
+
+def _activation_pair(
+    graph: ir.Graph, name: str, source: ir.Value, params: QuantParams
+) -> list[ir.Node]:
+    scale = add_initializer(graph, f"{name}_scale", params.scale)
+    zero = add_initializer(graph, f"{name}_zero_point", np.zeros((), np.int8))
+    quantize = ir.node("QuantizeLinear", [source, scale, zero], name=f"{name}/QuantizeLinear")
+    quantize.outputs[0].name = f"{name}_int8"
+    dequantize = ir.node(
+        "DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}/DequantizeLinear"
+    )
+    dequantize.outputs[0].name = f"{name}_dequantized"
+    return [quantize, dequantize]
+
+
+def _weight_dequantizer(graph: ir.Graph, matmul: MatMul, node: ir.Node) -> ir.Node:
+    value = node.inputs[matmul.weight_side]
+    assert value is not None and value.const_value is not None
+    weight = value.const_value.numpy()
+    axis = weight.ndim - 1 if matmul.weight_side == 1 else weight.ndim - 2
+    integers, params = quantize_weight(weight, axis)
+    stem = f"{matmul.name}.weight"
+    dequantize = ir.node(
+        "DequantizeLinear",
+        [
+            add_initializer(graph, f"{stem}_int8", integers),
+            add_initializer(graph, f"{stem}_scale", params.scale),
+            add_initializer(graph, f"{stem}_zero_point", np.zeros(params.scale.shape, np.int8)),
+        ],
+        attributes={"axis": axis},
+        name=f"{stem}/DequantizeLinear",
+    )
+    dequantize.outputs[0].name = f"{stem}_dequantized"
+    return dequantize

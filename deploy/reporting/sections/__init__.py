@@ -1,0 +1,1 @@
+"""Sections of the report, one file each; ``order`` in each says where it stands."""

@@ -1,0 +1,91 @@
+"""Where the figures come from: hardware, versions, threads, load, data, and definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from deploy.profiling.results import Row
+from deploy.profiling.statistics import CONFIDENCE, RESAMPLES
+from deploy.reporting.document import Cell, Column, Section, Table
+from deploy.reporting.figures import KIND_MEANINGS, NO_EVIDENCE
+
+_DEFINITIONS = {
+    "Simulated speed-up": "time of the FP32 float graph ÷ time of the Q/DQ graph executed in FP32 "
+    "arithmetic, on the same engine, both timed. It says nothing about INT8 speed.",
+    "Measured speed-up": "time of the engine's fastest float precision ÷ time of its INT8 "
+    "configuration. Every float precision the engine has is a row of its own.",
+    "INT8 MAC coverage": "share of the float graph's multiply-accumulates that the engine "
+    "executes with two INT8 operands, read from the engine.",
+    "p50, p90, p99": "percentiles over all samples of all rounds, linear interpolation between "
+    "order statistics; warm-up calls are kept in the results file and left out here.",
+    "Interval": f"{100 * CONFIDENCE:.0f} % bootstrap interval of the median, or of the ratio of "
+    f"medians: whole rounds are drawn anew {RESAMPLES} times, the same on both sides of a ratio.",
+    "faster, slower": "the whole interval of the speed-up lies above, or below, 1.",
+    NO_EVIDENCE: "the interval of the speed-up includes 1.",
+}
+
+
+def section(rows: Sequence[Row]) -> Section:
+    """Return definitions, bundles, and one table of settings per session."""
+    sessions: dict[str, list[Row]] = {}
+    for row in rows:
+        sessions.setdefault(row.session, []).append(row)
+    return Section(
+        title="Environment and definitions",
+        order=40,
+        tables=(
+            _definitions(),
+            _bundles(rows),
+            *(_session(name, found) for name, found in sessions.items()),
+        ),
+    )
+
+
+def _definitions() -> Table:
+    kinds = [(Cell("", kind), Cell(meaning)) for kind, meaning in KIND_MEANINGS.items()]
+    terms = [(Cell(term), Cell(meaning)) for term, meaning in _DEFINITIONS.items()]
+    return Table("What the words mean", (Column("Term"), Column("Meaning")), (*kinds, *terms))
+
+
+def _bundles(rows: Sequence[Row]) -> Table:
+    seen: dict[tuple[str, ...], None] = {}
+    for row in rows:
+        names = (row.model, row.bundle, row.attention, row.calibration, row.task, row.data)
+        seen.setdefault((*names, row.bundle_sha256))
+    titles = ("Model", "Bundle", "Attention", "Calibration", "Task", "Data", "SHA-256 of manifest")
+    lines = tuple(tuple(map(Cell, line)) for line in seen)
+    return Table("Models and bundles", tuple(map(Column, titles)), lines)
+
+
+def _session(name: str, rows: Sequence[Row]) -> Table:
+    times = sorted(row.time for row in rows)
+    when = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
+    threads = sorted({row.latency.threads for row in rows if row.latency})
+    lines = [("time (UTC)", when), ("rows", str(len(rows)))]
+    lines.append(("threads per inference", ", ".join(map(str, threads)) or "not recorded"))
+    lines += _flattened(rows[0].environment)
+    cells = tuple((Cell(setting), Cell(value)) for setting, value in lines)
+    return Table(f"Session {name}", (Column("Setting"), Column("Value")), cells)
+
+
+def _flattened(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yield every leaf of nested settings with the path to it; short lists stay on one line."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flattened(inner, (*path, str(key).replace("_", " ")))
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        for number, item in enumerate(value, start=1):
+            yield from _flattened(item, (*path, str(number)))
+    else:
+        yield " › ".join(path), _leaf(value)
+
+
+def _leaf(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if value is None or value == {}:
+        return "none"
+    return str(value)

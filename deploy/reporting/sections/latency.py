@@ -1,0 +1,146 @@
+"""How long one call takes: every configuration of every model on every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy.profiling.results import Row
+from deploy.profiling.summary import Comparison, RowFigures, summarize
+from deploy.reporting.charts import Mark, bar_chart
+from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
+from deploy.reporting.figures import (
+    configuration,
+    group_title,
+    interval,
+    latency_cell,
+    members,
+    missing,
+    ms_decimals,
+    role,
+    rounded,
+    unique_labels,
+)
+from trueint8.kinds import Kind
+
+COLUMNS = (
+    Column("Model"),
+    Column("Engine"),
+    Column("Configuration"),
+    Column("p50", "Latency, ms", numeric=True),
+    Column("p90", "Latency, ms", numeric=True),
+    Column("p99", "Latency, ms", numeric=True),
+    Column("sequences/s", "Throughput", numeric=True),
+    Column("peak memory", "MiB", numeric=True),
+    Column("on disk", "MiB", numeric=True),
+    Column("batch × tokens", "Input", numeric=True),
+    Column("Threads", numeric=True),
+    Column("Samples", numeric=True),
+)
+_FEW_FOR_P99 = 100
+
+
+def section(rows: Sequence[Row]) -> Section:
+    """Return charts of p50 with intervals, and the table of all percentiles."""
+    comparisons = summarize(rows)
+    figures = [figures for comparison in comparisons for figures in members(comparison)]
+    shown = {id(found.row) for found in figures}
+    left = (summarize([row]) for row in rows if id(row) not in shown)
+    figures += [found for alone in left for comparison in alone for found in members(comparison)]
+    return Section(
+        title="Latency",
+        order=20,
+        lead="One inference call, host clock, after warm-up. Bars are p50 with the 95 % interval; "
+        "a dashed outline is SIMULATED. Charts of one bundle share their axis.",
+        charts=tuple(_charts(comparisons)),
+        tables=(Table("Latency of every configuration", COLUMNS, tuple(map(_line, figures))),),
+        notes=_notes(figures),
+    )
+
+
+def _charts(comparisons: Sequence[Comparison]) -> list[Chart]:
+    upper: dict[str, float] = {}
+    for comparison in comparisons:
+        for figures in members(comparison):
+            high = figures.median_ms.high if figures.median_ms else 0.0
+            upper[comparison.bundle] = max(upper.get(comparison.bundle, 0.0), high)
+    return [
+        _chart(comparison, upper[comparison.bundle])
+        for comparison in comparisons
+        if any(figures.median_ms for figures in members(comparison))
+    ]
+
+
+def _chart(comparison: Comparison, upper: float) -> Chart:
+    timed = [figures for figures in members(comparison) if figures.median_ms]
+    labels = unique_labels([figures.row for figures in timed])
+    marks = [_mark(figures, label) for figures, label in zip(timed, labels, strict=True)]
+    title = group_title(comparison)
+    said = "; ".join(
+        f"{configuration(f.row)} ({f.row.kind}) {m.shown}, interval {m.interval}"
+        for f, m in zip(timed, marks, strict=True)
+    )
+    description = f"Bar chart of median latency, {title}: {said}."
+    spec = bar_chart(marks, axis_title="p50, ms", upper=upper, description=description)
+    return Chart(title, description, spec)
+
+
+def _mark(figures: RowFigures, label: str) -> Mark:
+    median = figures.median_ms
+    assert median is not None
+    decimals = ms_decimals(median.value)
+    return Mark(
+        label=label,
+        kind=figures.row.kind,
+        role=role(figures.row),
+        value=median.value,
+        shown=f"{rounded(median.value, decimals)} ms",
+        low=median.low,
+        high=median.high,
+        interval=f"{interval(median, decimals)} ms",
+    )
+
+
+def _line(figures: RowFigures) -> tuple[Cell, ...]:
+    row = figures.row
+    names = (Cell(row.model, detail=row.bundle), Cell(row.engine), Cell(configuration(row)))
+    sizes = (_size(row.peak_memory_mib), _size(row.size_mib))
+    latency = row.latency
+    if latency is None:
+        gap = missing(row, [row])
+        return (*names, gap, gap, gap, gap, *sizes, Cell(""), Cell(""), Cell("0"))
+    samples = sum(map(len, latency.rounds_ns))
+    return (
+        *names,
+        latency_cell(figures, [row], unit=""),
+        _percentile(figures.p90_ms, row.kind),
+        _percentile(figures.p99_ms, row.kind, few=samples < _FEW_FOR_P99),
+        Cell(rounded(figures.throughput_per_s or 0.0, 1), row.kind),
+        *sizes,
+        Cell(f"{latency.batch} × {latency.sequence}"),
+        Cell(str(latency.threads)),
+        Cell(str(samples), detail=f"in {len(latency.rounds_ns)} rounds"),
+    )
+
+
+def _percentile(value_ms: float | None, kind: Kind, *, few: bool = False) -> Cell:
+    if value_ms is None:
+        return Cell("")
+    remark = f"fewer than {_FEW_FOR_P99} samples" if few else ""
+    return Cell(rounded(value_ms, ms_decimals(value_ms)), kind, remark=remark)
+
+
+def _size(mib: float | None) -> Cell:
+    return Cell("" if mib is None else rounded(mib, 1))
+
+
+def _notes(figures: Sequence[RowFigures]) -> tuple[Note, ...]:
+    notes = [
+        Note(
+            "Throughput is batch ÷ p50. Peak memory is the largest resident set of the row's own "
+            "process. On disk: the files the engine loads."
+        ),
+    ]
+    for row in (f.row for f in figures):
+        if row.note:
+            notes.append(Note(f"{row.model}, {row.engine}, {configuration(row)}: {row.note}"))
+    return tuple(notes)

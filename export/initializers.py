@@ -1,0 +1,27 @@
+"""Constants into a graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Register ``array`` as an initializer called ``name`` and return its value.
+
+    Raises:
+        ValueError: If another initializer has that name.
+    """
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    value = ir.Value(
+        name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def remove_unused_initializers(graph: ir.Graph) -> None:
+    """Drop every initializer that no node reads and the graph does not return."""
+    unused = [n for n, v in graph.initializers.items() if not v.uses() and not v.is_graph_output()]
+    for name in unused:
+        del graph.initializers[name]

@@ -1,0 +1,157 @@
+"""ONNX files in and out, with the checks that keep a bad one from becoming an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from export.passes import clean
+from trueint8.artifacts import storage_errors
+from trueint8.errors import ExportError, MissingDependency
+
+EXTERNAL_ABOVE_BYTES = 1_800_000_000
+"""Graphs with more weights than this keep them in ``<name>.data``: protobuf ends at 2 GiB."""
+
+_MIN_OPSET = 13
+_TARGET_OPSET = 17
+_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "MatMulInteger"}
+
+
+def load_onnx_file(path: Path) -> ir.Model:
+    """Read a float32 ONNX file and return the clean graph.
+
+    Raises:
+        ExportError: If the file is truncated, external data is missing, short
+            or outside the file's folder, or the graph is already quantized,
+            not float32, or too old to convert.
+    """
+    proto = _parse(path)
+    _check_external_data(proto, path)
+    proto = onnx.load(str(path))
+    if not proto.graph.node:
+        raise ExportError(f"{path} holds an empty graph", fix="export the model again")
+    _check_operators(proto, path)
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < _MIN_OPSET:
+        proto = _converted(proto, path, opset)
+    return clean(_folded(ir.from_proto(proto)))
+
+
+def load_clean(path: Path) -> ir.Model:
+    """Read a graph that :func:`save_model` wrote."""
+    return ir.load(str(path))
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Write a graph; weights beyond :data:`EXTERNAL_ABOVE_BYTES` go to ``<path>.data``."""
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    with storage_errors(path):
+        if weights > EXTERNAL_ABOVE_BYTES:
+            ir.save(model, str(path), external_data=f"{path.name}.data")
+        else:
+            path.write_bytes(model_bytes(model))
+
+
+def model_bytes(model: ir.Model) -> bytes:
+    """Return the serialized graph with its weights inside."""
+    data: bytes = ir.to_proto(model).SerializeToString()
+    return data
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except DecodeError as err:
+        raise ExportError(
+            f"{path} is not a whole ONNX file: it is truncated or of another format",
+            fix="copy or export it again and compare sizes",
+        ) from err
+    return proto
+
+
+def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in _tensors(proto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {e.key: e.value for e in tensor.external_data}
+        location = entries.get("location", "")
+        file = (folder / location).resolve()
+        if not location or not file.is_relative_to(folder):
+            raise ExportError(
+                f"{path}: tensor {tensor.name!r} keeps its data at {location!r}, outside the "
+                "model's folder",
+                fix="re-save the model with its external data beside it",
+            )
+        if not file.is_file():
+            raise ExportError(
+                f"{path}: the external data file {location!r} is missing",
+                fix=f"copy {location} into {path.parent}",
+            )
+        needed = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        if file.stat().st_size < needed:
+            raise ExportError(
+                f"{path}: external data {location!r} has {file.stat().st_size} bytes where "
+                f"tensor {tensor.name!r} needs {needed}",
+                fix=f"copy {location} again; it is truncated",
+            )
+
+
+def _tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    found = list(proto.graph.initializer)
+    for node in proto.graph.node:
+        found += [a.t for a in node.attribute if a.HasField("t")]
+    return found
+
+
+def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
+    quantized = next((n.op_type for n in proto.graph.node if n.op_type in _QUANTIZED), None)
+    if quantized is not None:
+        raise ExportError(
+            f"{path} is already quantized: it holds {quantized}", fix="pass the float model"
+        )
+    types = {t.data_type for t in proto.graph.initializer if _is_matrix(t)}
+    other = types - {onnx.TensorProto.FLOAT}
+    if other:
+        names = ", ".join(sorted(onnx.TensorProto.DataType.Name(t) for t in other))
+        raise ExportError(
+            f"{path} holds weights in {names}; INT8 is calibrated from FP32",
+            fix="export the model in float32",
+        )
+
+
+def _is_matrix(tensor: onnx.TensorProto) -> bool:
+    floats = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    return len(tensor.dims) >= 2 and tensor.data_type in (onnx.TensorProto.FLOAT, *floats)
+
+
+def _converted(proto: onnx.ModelProto, path: Path, opset: int) -> onnx.ModelProto:
+    try:
+        converted: onnx.ModelProto = onnx.version_converter.convert_version(proto, _TARGET_OPSET)
+    except Exception as err:  # the converter raises RuntimeError subclasses of its own
+        raise ExportError(
+            f"{path} uses opset {opset}; Q/DQ per channel needs {_MIN_OPSET}, and it cannot be "
+            f"converted: {str(err).splitlines()[0]}",
+            fix=f"export it again with opset {_TARGET_OPSET} or later",
+        ) from err
+    return converted
+
+
+def _folded(model: ir.Model) -> ir.Model:
+    """Fold what depends on constants alone, so that weights behind Transpose or Cast are seen."""
+    try:
+        from onnxscript import optimizer
+    except ImportError as err:
+        raise MissingDependency(
+            "onnxscript is not installed; reading an .onnx file needs it",
+            fix="pip install 'trueint8[export]'",
+        ) from err
+    from onnx_ir.passes.common import RemoveInitializersFromInputsPass
+
+    RemoveInitializersFromInputsPass()(model)
+    optimizer.inline(model)
+    optimizer.fold_constants(model, input_size_limit=2**40, output_size_limit=2**40)
+    return model

@@ -1,0 +1,66 @@
+"""The float reference: ONNX Runtime on the CPU, FP32 arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trueint8.errors import ExportError, MissingDependency, RunError
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+@contextlib.contextmanager
+def open_reference(
+    model: Path | bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
+) -> Iterator[Run]:
+    """Open a graph for FP32 inference and yield ``run(inputs) -> outputs``.
+
+    Args:
+        model: An ``.onnx`` file, or its bytes.
+        outputs: Which graph outputs to fetch; all unless given.
+        threads: Intra-op threads; 0 lets the runtime choose.
+
+    Raises:
+        MissingDependency: If ONNX Runtime is not installed.
+        ExportError: If the runtime refuses the graph.
+        RunError: From ``run``, if inference fails.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as err:
+        raise MissingDependency(
+            "ONNX Runtime is not installed; calibration and parity need it",
+            fix="pip install 'trueint8[cpu]'",
+        ) from err
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+    except Exception as err:  # ONNX Runtime's exception classes share no public base
+        raise ExportError(
+            f"ONNX Runtime cannot load the graph: {str(err).splitlines()[0]}",
+            fix="check the model with onnx.checker.check_model(path, full_check=True)",
+        ) from err
+    names = list(outputs) if outputs is not None else [o.name for o in session.get_outputs()]
+    wanted = {i.name for i in session.get_inputs()}
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            values = session.run(names, {k: v for k, v in inputs.items() if k in wanted})
+        except Exception as err:  # as above
+            raise RunError(
+                f"the float graph cannot run on this data: {str(err).splitlines()[0]}",
+                fix="check shapes, dtypes and token ids of the data against the model's inputs",
+            ) from err
+        return dict(zip(names, values, strict=True))
+
+    yield run

@@ -1,0 +1,237 @@
+"""What the user gave: a checkpoint folder, a hub id, or an ONNX file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trueint8.artifacts import sha256_file
+from trueint8.errors import ConfigError, ExportError
+
+Task = Literal["fill-mask", "text-generation", "text-classification", "feature-extraction"]
+
+TASKS: tuple[Task, ...] = (
+    "fill-mask",
+    "text-generation",
+    "text-classification",
+    "feature-extraction",
+)
+
+_TASK_OF_SUFFIX: dict[str, Task] = {
+    "ForMaskedLM": "fill-mask",
+    "ForPreTraining": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForSequenceClassification": "text-classification",
+    "Model": "feature-extraction",
+}
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
+_WEIGHTS_FIX = (
+    "save it with model.save_pretrained(folder), which writes model.safetensors; "
+    "or pass --allow-pickle if you trust where the file comes from"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model to deploy.
+
+    ``task`` is in the words of the Hugging Face hub; ``attention`` is the
+    variant's name; ``tokenizer`` is a folder, or None if there is none.
+    """
+
+    kind: Literal["checkpoint", "onnx"]
+    path: Path
+    name: str
+    task: Task
+    attention: str
+    tokenizer: Path | None
+    config: dict[str, Any] | None
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence the checkpoint's position embeddings allow, or None if unbounded."""
+        if self.config is None:
+            return None
+        config = self.config
+        for key in ("max_position_embeddings", "n_positions"):
+            value = config.get(key)
+            if isinstance(value, int) and value > 0:
+                # the RoBERTa family counts positions from the padding id + 1
+                shifted = "roberta" in config.get("model_type", "") or config.get("model_type") in (
+                    "camembert",
+                    "xlm-roberta",
+                    "mpnet",
+                    "longformer",
+                )
+                return value - int(config.get("pad_token_id", 1)) - 1 if shifted else value
+        return None
+
+    def files(self) -> Iterator[Path]:
+        """Yield every file that decides what the model computes and how text becomes tokens."""
+        if self.kind == "onnx":
+            yield self.path
+        else:
+            yield self.path / "config.json"
+            weights = sorted(self.path.glob("*.safetensors"))
+            yield from weights or sorted(self.path.glob("*.bin"))
+        if self.tokenizer is not None:
+            yield from (self.tokenizer / f for f in TOKENIZER_FILES if (self.tokenizer / f).is_file())
+
+    def sha256(self) -> str:
+        """Return one digest of :meth:`files`."""
+        digest = hashlib.sha256()
+        for file in self.files():
+            digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
+        return digest.hexdigest()
+
+
+def source_from_argument(
+    model: str,
+    *,
+    task: Task | None = None,
+    tokenizer: str | None = None,
+    allow_pickle: bool = False,
+) -> Source:
+    """Find out what ``model`` is, without loading any weight.
+
+    Args:
+        model: Checkpoint folder, ``.onnx`` file, or hub id.
+        task: Overrides what the checkpoint's ``architectures`` say.
+        tokenizer: Folder of the tokenizer, if it is not the checkpoint's own.
+        allow_pickle: Whether a checkpoint may have pickle weights only.
+
+    Raises:
+        ExportError: If there is no such model or its weights are refused.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        return _onnx_source(path, task, tokenizer)
+    folder = path if path.is_dir() else _downloaded(model, path)
+    return _checkpoint_source(folder, model, task, tokenizer, allow_pickle)
+
+
+def _onnx_source(path: Path, task: Task | None, tokenizer: str | None) -> Source:
+    if path.suffix != ".onnx":
+        raise ExportError(
+            f"{path} is neither a checkpoint folder nor an .onnx file",
+            fix="pass the folder that holds config.json and model.safetensors, or a file.onnx",
+        )
+    beside = path.parent if (path.parent / "tokenizer.json").is_file() else None
+    return Source(
+        kind="onnx",
+        path=path,
+        name=path.stem,
+        task=task or "feature-extraction",
+        attention="unknown",
+        tokenizer=_tokenizer_folder(tokenizer) or beside,
+        config=None,
+    )
+
+
+def _downloaded(model: str, path: Path) -> Path:
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ExportError(
+            f"no checkpoint folder or .onnx file at {path}", fix="check the path of MODEL"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as err:
+        raise ExportError(
+            f"no folder or file at {path}, and hub ids need huggingface_hub",
+            fix="check the path of MODEL, or pip install 'trueint8[export]'",
+        ) from err
+    try:
+        patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as err:
+        raise ExportError(
+            f"{model!r} is not a folder or file here, and the hub did not give a model of that "
+            f"name ({type(err).__name__})",
+            fix="check the path, or download the checkpoint and pass its folder",
+        ) from err
+
+
+def _checkpoint_source(
+    folder: Path, model: str, task: Task | None, tokenizer: str | None, allow_pickle: bool
+) -> Source:
+    config = _read_config(folder)
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for p in folder.glob("*.bin"))
+        if not pickles:
+            raise ExportError(
+                f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin",
+                fix="pass the folder that model.save_pretrained(folder) wrote",
+            )
+        if not allow_pickle:
+            raise ExportError(
+                f"{folder} has pickle weights only ({', '.join(pickles)}); "
+                "reading a pickle can run code",
+                fix=_WEIGHTS_FIX,
+            )
+    own = folder if any((folder / f).is_file() for f in TOKENIZER_FILES) else None
+    variant = config.get("attention_variant") or {"name": "vanilla"}
+    return Source(
+        kind="checkpoint",
+        path=folder,
+        name=(folder.resolve() if folder.exists() else Path(model)).name,
+        task=task or _task_from_architecture(config, folder),
+        attention=str(variant["name"]),
+        tokenizer=_tokenizer_folder(tokenizer) or own,
+        config=config,
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    fix = "pass the folder that model.save_pretrained(folder) wrote"
+    if not path.is_file():
+        raise ExportError(f"{folder} is not a checkpoint: it has no config.json", fix=fix)
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as err:
+        raise ExportError(f"{path} is not valid JSON: {err}", fix=fix) from err
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ExportError(f"{path} names no model_type", fix=fix)
+    return config
+
+
+def _task_from_architecture(config: dict[str, Any], folder: Path) -> Task:
+    architectures = config.get("architectures") or []
+    if not architectures:
+        return "feature-extraction"
+    for suffix, task in _TASK_OF_SUFFIX.items():
+        if str(architectures[0]).endswith(suffix):
+            return task
+    raise ExportError(
+        f"{folder} holds a {architectures[0]}, which is none of the supported tasks",
+        fix=f"pass --task with one of: {', '.join(TASKS)}",
+    )
+
+
+def _tokenizer_folder(tokenizer: str | None) -> Path | None:
+    if tokenizer is None:
+        return None
+    folder = Path(tokenizer).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"no tokenizer folder at {folder}", fix="check --tokenizer")
+    return folder

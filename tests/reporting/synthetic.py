@@ -1,0 +1,152 @@
+"""SYNTHETIC rows: drawn from a seeded generator, no engine ever produced them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from deploy.profiling.results import Accuracy, Coverage, Latency, Row
+from trueint8.kinds import Kind
+
+Metric = Literal["loss", "perplexity", "accuracy", "cosine"]
+
+ROUNDS = 12
+SAMPLES_PER_ROUND = 20
+ENVIRONMENT: dict[str, Any] = {
+    "synthetic": "these figures were invented for a test",
+    "hardware": {
+        "cpu": "Synthetic CPU 9000 (invented)",
+        "cores": 8,
+        "isa": ["avx2", "avx512_vnni"],
+    },
+    "versions": {"trueint8": "0.1.0", "openvino": "2026.0", "onnxruntime": "1.30.0"},
+    "threads": 4,
+    "load": {"average_1m": 0.12, "before": True},
+    "gpus": [],
+}
+
+
+def synthetic_latency(median_ms: float, seed: int, *, rounds: int = ROUNDS) -> Latency:
+    """Return invented rounds around a median: round drift, noise, a right tail."""
+    draw = np.random.default_rng(seed)
+    drift = draw.normal(1, 0.006, size=(rounds, 1))
+    noise = 1 + 0.01 * draw.standard_gamma(2, size=(rounds, SAMPLES_PER_ROUND))
+    times = (median_ms * 1e6 * drift * noise).astype(int)
+    return Latency(
+        batch=1,
+        sequence=128,
+        threads=4,
+        warmup_ns=[int(3e6 * median_ms)] * 5,
+        rounds_ns=times.tolist(),
+    )
+
+
+def synthetic_row(**changes: Any) -> Row:
+    """Return one valid row; keyword arguments replace its fields."""
+    fields: dict[str, Any] = {
+        "session": "2026-01-15T09:30:00Z-4f1c",
+        "time": "2026-01-15T09:30:00Z",
+        "model": "tiny-gpt",
+        "bundle": "tiny-gpt-clipped",
+        "bundle_sha256": "9f" * 32,
+        "attention": "clipped",
+        "calibration": "percentile 99.99",
+        "task": "text-generation",
+        "data": "wikitext-2 test (synthetic)",
+        "engine": "openvino",
+        "graph": "float",
+        "precision": "fp32",
+        "rest": "fp32",
+        "kind": Kind.MEASURED,
+        "environment": ENVIRONMENT,
+    }
+    return Row(**{**fields, **changes})
+
+
+def accuracy(metric: Metric, value: float) -> Accuracy:
+    """Return one accuracy figure over an invented number of sequences."""
+    return Accuracy(metric=metric, value=value, samples=64, positions=8128)
+
+
+def coverage() -> Coverage:
+    """Return a coverage of 78.125 %, 24 of 25 weight matmuls."""
+    return Coverage(
+        int8_macs=25_000_000, total_macs=32_000_000, int8_matmuls=24, weight_matmuls=25, matmuls=33
+    )
+
+
+def synthetic_group(
+    seed: int, times_ms: dict[str, float], figures: dict[str, list[Accuracy]], **changes: Any
+) -> list[Row]:
+    """Return the rows of one model on one engine: floats, Q/DQ in FP32, INT8.
+
+    Args:
+        seed: Seed of the invented times.
+        times_ms: Median by configuration: fp32, bf16, fp16, qdq, int8.
+        figures: Accuracy by configuration.
+        changes: Fields of every row.
+    """
+    rows = []
+    for offset, (name, median_ms) in enumerate(times_ms.items()):
+        quantized = name in ("qdq", "int8")
+        precision = "fp32" if name == "qdq" else name
+        rows.append(
+            synthetic_row(
+                **changes,
+                graph="qdq" if quantized else "float",
+                precision=precision,
+                rest="fp32" if quantized else precision,
+                kind=Kind.SIMULATED if name == "qdq" else Kind.MEASURED,
+                latency=synthetic_latency(median_ms, seed + offset),
+                accuracy=figures.get(name, []),
+                coverage=coverage() if name == "int8" else None,
+                peak_memory_mib=210.5 + offset,
+                size_mib=12.25 if name == "int8" else 48.5,
+            )
+        )
+    return rows
+
+
+def synthetic_rows() -> list[Row]:
+    """Return two models on up to three engines: faster, no evidence, slower, and BUILT."""
+    quality = {
+        "fp32": [accuracy("perplexity", 28.4123), accuracy("loss", 3.346822)],
+        "bf16": [accuracy("perplexity", 28.4391)],
+        "qdq": [accuracy("perplexity", 28.9017), accuracy("cosine", 0.998731)],
+        "int8": [accuracy("perplexity", 28.9344), accuracy("cosine", 0.998412)],
+    }
+    labels = {
+        "fp32": [accuracy("accuracy", 0.9134)],
+        "qdq": [accuracy("accuracy", 0.9087)],
+        "int8": [accuracy("accuracy", 0.9081)],
+    }
+    bert = {
+        "model": "bert-mini",
+        "bundle": "bert-mini-vanilla",
+        "bundle_sha256": "0a" * 32,
+        "attention": "vanilla",
+        "calibration": "entropy",
+        "task": "text-classification",
+        "data": "sst2 validation (synthetic)",
+    }
+    built = synthetic_row(
+        engine="tensorrt-rtx",
+        graph="qdq",
+        precision="int8",
+        kind=Kind.BUILT,
+        size_mib=13.5,
+        coverage=coverage(),
+        note="compiled for compute capability 8.9",
+    )
+    first = {"fp32": 4.02, "bf16": 3.15, "qdq": 5.4, "int8": 1.71}
+    return [
+        *synthetic_group(100, first, quality),
+        *synthetic_group(
+            200, {"fp32": 4.4, "qdq": 6.1, "int8": 4.4}, quality, engine="onnxruntime"
+        ),
+        built,
+        *synthetic_group(
+            300, {"fp32": 0.81, "bf16": 0.52, "qdq": 0.9, "int8": 0.71}, labels, **bert
+        ),
+    ]
