@@ -129,3 +129,15 @@ def masked_loss(
     hidden = model.bert(input_ids=inputs).last_hidden_state  # (B, T, C)
     logits = model.cls(hidden.flatten(0, 1)[where])  # (M, V)
     return torch.nn.functional.cross_entropy(logits.float(), wanted)
+
+
+def unigram_loss(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], held_out: Sequence[str]
+) -> float:
+    """Return the held-out loss of knowing nothing but how frequent tokens are, in nats.
+
+    Counts come from ``texts``, each raised by one.
+    """
+    counts = np.bincount(token_stream(tokenizer, texts, at_least=1), minlength=len(tokenizer))
+    surprise = -np.log((counts + 1.0) / (counts + 1.0).sum())
+    return float(surprise[token_stream(tokenizer, held_out, at_least=1)].mean())

@@ -1,8 +1,7 @@
 """Train a small BERT encoder with an attention variant, on any machine, in a given time.
 
 The text is one stream of tokens. A batch is B windows of T tokens that start
-anywhere in it, each framed by [CLS] and [SEP], so nothing is padded. T grows
-from short to long, which buys more steps for the same work.
+anywhere in it, each framed by [CLS] and [SEP], so nothing is padded.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from attention.attaching import attach
+from attention.initialization import start_from_text
 from attention.masked_lm import (
     SPECIAL_TOKENS,
     Tokens,
@@ -31,7 +31,9 @@ from trueint8.errors import ConfigError, DataError
 from trueint8.progress import Progress
 
 _SMALLEST_VOCAB = len(SPECIAL_TOKENS) + 256
+_LARGEST_VOCAB = 16_384
 _REPORTS = 8
+_CHECKPOINT_EVERY_S = 120.0
 _BETAS = (0.9, 0.98)
 _LARGEST_GRADIENT = 1.0
 
@@ -44,22 +46,20 @@ class EncoderRecipe:
     whichever is closer to its end, and training stops there.
 
     Attributes:
-        vocab_size: Rows of the embedding, >= 261.
+        vocab_size: V, rows of the embedding, 261 <= V <= 16384.
         layers: Encoder blocks, >= 1.
-        width: C, a multiple of ``heads``.
+        width: C <= V, an even multiple of ``heads``.
         heads: H, >= 1.
         ffn: Width of the feed-forward layers, >= 1.
-        sequence: T at the end of training and in use, with [CLS] and [SEP], >= 8.
-        batch_size: Windows of ``sequence`` tokens per step; shorter windows come in
-            larger numbers, so that a step always has as many tokens.
+        sequence: T, with [CLS] and [SEP], >= 8.
+        batch_size: Windows per step, >= 1. Small ones suit short runs.
         learning_rate: Peak of AdamW's, > 0.
         warm_up: Share of the run, 0 <= warm_up < 1, over which the rate rises linearly.
         decay: ``linear`` or ``cosine``, to zero at the end of the run.
         weight_decay: On matrices only, >= 0.
-        mask_probability: Share of tokens to predict, 0 < p < 1.
-        short_share: Share of the run on windows of ``short_sequence``, 0 <= share < 1.
-        short_sequence: T in that first part, 8 <= T <= ``sequence``.
-        initial_std: Standard deviation of the initial weights, > 0.
+        mask_probability: Share of tokens to predict while training, 0 < p < 1. More
+            than BERT's 0.15 learns more from each token: Wettig et al. 2023,
+            arXiv:2202.08005.
         seed: Of weights, windows and masks.
         steps: Optimizer steps, >= 1, or None.
         seconds: Wall clock from the call to the last step, > 0, or None. Runs bounded
@@ -72,15 +72,12 @@ class EncoderRecipe:
     heads: int = 4
     ffn: int = 1024
     sequence: int = 128
-    batch_size: int = 16
+    batch_size: int = 4
     learning_rate: float = 1e-3
     warm_up: float = 0.1
     decay: str = "linear"
     weight_decay: float = 0.01
-    mask_probability: float = 0.15
-    short_share: float = 0.0
-    short_sequence: int = 64
-    initial_std: float = 0.02
+    mask_probability: float = 0.3
     seed: int = 0
     steps: int | None = None
     seconds: float | None = None
@@ -108,17 +105,22 @@ def _ranges(recipe: EncoderRecipe) -> list[tuple[str, bool, str]]:
     positive = ("layers", "heads", "ffn", "batch_size")
     return [
         *((name, getattr(r, name) >= 1, f"{name} >= 1") for name in positive),
-        ("vocab_size", r.vocab_size >= _SMALLEST_VOCAB, f"vocab_size >= {_SMALLEST_VOCAB}"),
-        ("width", r.width >= 1 and r.width % max(r.heads, 1) == 0, "a multiple of heads"),
+        (
+            "vocab_size",
+            _SMALLEST_VOCAB <= r.vocab_size <= _LARGEST_VOCAB,
+            f"{_SMALLEST_VOCAB} <= vocab_size <= {_LARGEST_VOCAB}",
+        ),
+        (
+            "width",
+            0 < r.width <= r.vocab_size and r.width % (2 * max(r.heads, 1)) == 0,
+            "an even multiple of heads, <= vocab_size",
+        ),
         ("sequence", r.sequence >= 8, "sequence >= 8"),
-        ("short_sequence", 8 <= r.short_sequence, "short_sequence >= 8"),
-        ("short_share", 0 <= r.short_share < 1, "0 <= short_share < 1"),
         ("learning_rate", r.learning_rate > 0, "learning_rate > 0"),
         ("warm_up", 0 <= r.warm_up < 1, "0 <= warm_up < 1"),
         ("decay", r.decay in ("linear", "cosine"), "linear or cosine"),
         ("weight_decay", r.weight_decay >= 0, "weight_decay >= 0"),
         ("mask_probability", 0 < r.mask_probability < 1, "0 < mask_probability < 1"),
-        ("initial_std", r.initial_std > 0, "initial_std > 0"),
         ("steps", r.steps is None or r.steps >= 1, "steps >= 1"),
         ("seconds", r.seconds is None or r.seconds > 0, "seconds > 0"),
     ]
@@ -135,7 +137,6 @@ class TrainingSummary:
         seconds: Wall clock from the call to the last step.
         first_loss: Of the first step, before any update.
         last_loss: Mean over the last tenth of the steps.
-        autocast: Whether matmuls ran in bfloat16.
     """
 
     variant: str
@@ -144,7 +145,6 @@ class TrainingSummary:
     seconds: float
     first_loss: float
     last_loss: float
-    autocast: bool
 
 
 def train_tokenizer(
@@ -209,10 +209,10 @@ def train_encoder(
 ) -> TrainingSummary:
     """Train a BERT masked LM and write it, with its tokenizer, as a checkpoint.
 
-    Matmuls run in bfloat16 where the processor multiplies it natively, and in
-    float32 elsewhere; weights and optimizer are float32 throughout. There is no
-    dropout: a run this short does not see its text often enough to overfit.
-    The same recipe with ``steps``, texts, machine and threads gives the same weights.
+    Float32 throughout: bfloat16 autocast was slower on a processor with AVX-512
+    BF16. No dropout: a short run does not see its text often enough to overfit. The
+    same recipe with ``steps``, texts, machine and threads gives the same weights. A
+    run of more than two minutes renews the checkpoint in ``out`` every two minutes.
 
     Args:
         recipe: Architecture, optimizer, and when to stop.
@@ -237,30 +237,31 @@ def train_encoder(
         Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
     start = time.monotonic()
-    model = initial_encoder(recipe, tokenizer, variant, parameters)
     stream = token_stream(tokenizer, texts, at_least=recipe.sequence)
+    model = initial_encoder(recipe, tokenizer, stream, variant, parameters)
     if recipe.seconds is not None and time.monotonic() - start >= recipe.seconds:
         raise ConfigError(
             f"seconds={recipe.seconds} were over before the first step",
             fix="give more seconds or less text",
         )
-    run = _Run(recipe, model, tokenizer, stream, start)
+    run = _Run(recipe, model, tokenizer, stream, start, out)
     unit = "s" if recipe.seconds is not None else "steps"
     with progress.step(f"training {variant} ({unit})", total=run.units()) as advance:
         run.to_the_end(advance, progress.say)
-    model.eval()
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    run.save()
     return run.summary(variant)
 
 
 def initial_encoder(
     recipe: EncoderRecipe,
     tokenizer: PreTrainedTokenizerFast,
+    stream: Tokens,
     variant: str,
     parameters: dict[str, float],
 ) -> Any:
-    """Return the untrained BertForMaskedLM of a recipe; the global random state is kept.
+    """Return the untrained BertForMaskedLM, started from the text's statistics.
+
+    The global random state is left as it was.
 
     Raises:
         ConfigError: If the tokenizer has more tokens than the recipe.
@@ -281,19 +282,13 @@ def initial_encoder(
         type_vocab_size=2,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        initializer_range=recipe.initial_std,
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = BertForMaskedLM(config)
+        start_from_text(model, stream)
     return attach(model, variant, **parameters)
-
-
-def bfloat16_is_native() -> bool:
-    """Return whether this processor multiplies bfloat16 (AVX-512 BF16 or AMX)."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 class _Run:
@@ -306,6 +301,7 @@ class _Run:
         tokenizer: PreTrainedTokenizerFast,
         stream: Tokens,
         start: float,
+        out: Path,
     ) -> None:
         self.recipe = recipe
         self.model = model.train()
@@ -313,9 +309,9 @@ class _Run:
         self.stream = stream
         self.rng = np.random.default_rng(recipe.seed)
         self.optimizer = _optimizer(model, recipe)
-        self.autocast = bfloat16_is_native()
         self.start = start
-        self.first_step = time.monotonic()
+        self.out = out
+        self.first_step = self.saved = time.monotonic()
         self.losses: list[float] = []
         self.tokens = 0
 
@@ -348,6 +344,14 @@ class _Run:
                 reports += 1
                 recent = self.losses[-max(1, len(self.losses) // _REPORTS) :]
                 say(f"step {len(self.losses)}: masked-LM loss {np.mean(recent):.3f} nats")
+            if time.monotonic() - self.saved >= _CHECKPOINT_EVERY_S:
+                self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint as it is now."""
+        self.model.save_pretrained(self.out)
+        self.tokenizer.save_pretrained(self.out)
+        self.saved = time.monotonic()
 
     def summary(self, variant: str) -> TrainingSummary:
         """Return what was done."""
@@ -358,21 +362,16 @@ class _Run:
             seconds=time.monotonic() - self.start,
             first_loss=self.losses[0],
             last_loss=float(np.mean(self.losses[-max(1, len(self.losses) // 10) :])),
-            autocast=self.autocast,
         )
 
     def _step(self, share: float) -> None:
         r = self.recipe
-        short = share < r.short_share
-        length = r.short_sequence if short else r.sequence
-        rows = max(1, r.batch_size * r.sequence // length)
-        ids = draw_windows(self.rng, self.tokenizer, self.stream, rows, length)
+        ids = draw_windows(self.rng, self.tokenizer, self.stream, r.batch_size, r.sequence)
         batch = mask_tokens(self.rng, self.tokenizer, ids, r.mask_probability)
         rate = r.learning_rate * rate_factor(share, r.warm_up, r.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast):
-            loss = masked_loss(self.model, *batch)
+        loss = masked_loss(self.model, *batch)
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), _LARGEST_GRADIENT)

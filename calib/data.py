@@ -106,7 +106,7 @@ def batches_from_text(
             "text data needs a tokenizer, and the model comes with none",
             fix="pass --tokenizer FOLDER, or the data as an .npz of arrays",
         )
-    encoder = _load_tokenizer(tokenizer)
+    encoder = load_tokenizer(tokenizer)
     order = np.random.default_rng(request.seed).permutation
     if task in _PACKED_TASKS:
         sequences = _packed(encoder, examples, request, order)
@@ -136,6 +136,23 @@ def batches_from_text(
     return batches, kept if labels is not None else None
 
 
+def check_lengths(samples: Samples, max_positions: int | None) -> None:
+    """Refuse token sequences longer than the model has positions.
+
+    Raises:
+        DataError: With both lengths.
+    """
+    longest = max(
+        (b["input_ids"].shape[1] for b in samples.batches if "input_ids" in b), default=0
+    )
+    if max_positions is not None and longest > max_positions:
+        raise DataError(
+            f"{samples.name} holds sequences of {longest} tokens; the model has {max_positions} "
+            "positions",
+            fix="cut the sequences, or pass a smaller --seq-len",
+        )
+
+
 def _kind(path: Path) -> str:
     if not path.exists():
         raise DataError(f"no data at {path}", fix=DATA_FIX)
@@ -153,7 +170,13 @@ def _kind(path: Path) -> str:
     raise DataError(f"{path} mixes text and arrays", fix="keep them in two folders")
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer that pads and truncates on the right.
+
+    Raises:
+        MissingDependency: If transformers is not installed.
+        DataError: If the folder holds no usable tokenizer.
+    """
     try:
         from transformers import AutoTokenizer
     except ImportError as err:

@@ -96,6 +96,13 @@ def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
     return Forward(model.eval()).eval()
 
 
+def input_names(model: Forward, source: Source) -> list[str]:
+    """Return the graph's inputs: segment ids only where the model has segments."""
+    segments = int((source.config or {}).get("type_vocab_size") or 0) > 1
+    takes = "token_type_ids" in inspect.signature(model.model.forward).parameters
+    return ["input_ids", "attention_mask", *(["token_type_ids"] if segments and takes else [])]
+
+
 def _implementation(source: Source) -> str:
     """Use our attention where the family allows it; a plain family stays on eager."""
     config = transformers.AutoConfig.from_pretrained(str(source.path), local_files_only=True)

@@ -13,7 +13,7 @@ from trueint8.artifacts import write_atomically
 from trueint8.errors import DataError
 from trueint8.kinds import Kind
 
-SCHEMA = "trueint8/results/1"
+SCHEMA: Literal["trueint8/results/1"] = "trueint8/results/1"
 
 
 class Record(BaseModel):

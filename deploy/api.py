@@ -1,0 +1,131 @@
+"""The Python API: the command line's job as four functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.building import build_bundle
+from deploy.bundle import Bundle, open_bundle
+from deploy.commands.build import BuildOptions
+from deploy.engines import ENGINES
+from deploy.hardware import default_threads
+from deploy.planning import plan_from_options
+from deploy.profiling.measurement import ProfileRequest, measure
+from deploy.profiling.results import Row, read_results
+from deploy.reporting.page import write_report
+from deploy.sessions import Configuration, Engine, Graph, Precision, Session
+from trueint8.errors import RunError
+from trueint8.progress import Progress, Silence
+
+
+def build(
+    model: str | Path | None = None,
+    *,
+    calib_data: str | Path | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Bundle:
+    """Export, calibrate, quantize and build INT8 engines into a bundle folder.
+
+    Args:
+        model: Checkpoint folder, hub id or ``.onnx`` file; None takes the
+            embedded small encoder.
+        calib_data: ``.txt``, ``.jsonl``, ``.npz`` or a folder of such. Needed with a model.
+        out: Bundle folder; ``bundles/<model>-int8-<calib>`` unless given.
+        progress: Where progress is shown; nowhere unless given.
+        **options: As on the command line: ``calib``, ``percentile``, ``engine``,
+            ``calib_samples``, ``batch_size``, ``seq_len``, ``seed``, ``force``, ...
+
+    Returns:
+        The verified bundle; an identical one that was there already is returned as it is.
+
+    Raises:
+        TrueInt8Error: One of its subclasses, each with the fix.
+    """
+    given = {"model": model, "calib_data": calib_data, "out": out}
+    texts = {k: str(v) for k, v in given.items() if v is not None}
+    plan = plan_from_options(BuildOptions(int8=True, **texts, **options))
+    return build_bundle(plan, progress or Silence())[0]
+
+
+def load(
+    path: str | Path,
+    *,
+    engine: str | None = None,
+    graph: Graph = "int8",
+    precision: Precision | None = None,
+    threads: int | None = None,
+) -> Session:
+    """Verify a bundle's hashes and open one of its engines.
+
+    Args:
+        path: The bundle folder.
+        engine: Its name; unless given, the first in the bundle that runs here.
+        graph: ``int8``, or ``float`` for the float graph on the same engine.
+        precision: What runs in float: the float graph's precision (FP32 unless
+            given), or what surrounds the INT8 matmuls (the engine's choice).
+        threads: Intra-op threads; all processors of this process unless given.
+
+    Returns:
+        A session: ``run(dict of arrays) -> dict of arrays``; a context manager.
+
+    Raises:
+        IntegrityError: If a file of the bundle is missing or was changed.
+        RunError: If no engine of the bundle can run here.
+    """
+    bundle = open_bundle(Path(path))
+    name = engine or next((n for n, e in bundle.manifest.engines.items() if e.runs_here), None)
+    if name is None or name not in bundle.manifest.engines:
+        raise RunError(
+            f"{path} holds no engine {name or 'that runs here'}; "
+            f"it holds: {', '.join(bundle.manifest.engines)}",
+            fix="build with --engine openvino or onnxruntime",
+        )
+    chosen: Engine = ENGINES.load(name)
+    rest = precision or (chosen.int8_rest() if graph == "int8" else "fp32")
+    target = bundle.engine_folder(name) if graph == "int8" else bundle.float_graph
+    return chosen.open(target, Configuration(graph, rest), threads or default_threads())
+
+
+def profile(
+    bundles: Sequence[str | Path],
+    *,
+    data: str | Path,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[Row]:
+    """Measure float, simulated and INT8 of every engine in interleaved rounds.
+
+    Args:
+        bundles: Bundle folders.
+        data: Evaluation data, as for calibration; never the calibration data itself.
+        out: Results file to write, if any.
+        progress: Where progress is shown; nowhere unless given.
+        **options: ``rounds``, ``round_ms``, ``threads``, ``samples``, ``batch_size``,
+            ``seq_len``, ``seed``.
+
+    Returns:
+        One row per configuration, raw samples included.
+    """
+    from deploy.profiling.results import write_results
+
+    request = ProfileRequest([Path(b) for b in bundles], Path(data), **options)
+    rows = measure(request, progress or Silence())
+    if out is not None:
+        write_results(Path(out), rows)
+    return rows
+
+
+def report(results: str | Path | Sequence[Row], out: str | Path) -> Path:
+    """Write one self-contained HTML file from a results file or rows.
+
+    Returns:
+        The file's path.
+    """
+    rows = read_results(Path(results)) if isinstance(results, str | Path) else list(results)
+    write_report(rows, Path(out))
+    return Path(out)

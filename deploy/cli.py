@@ -1,0 +1,118 @@
+"""The command line: finds commands in their folder, prints errors, sets exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from trueint8 import __version__
+from trueint8.errors import ConfigError, TrueInt8Error
+from trueint8.registry import Registry
+
+COMMANDS = Registry("command", "deploy.commands", "COMMAND")
+PACKAGES = ("trueint8", "attention", "export", "calib", "deploy")
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are the files of a folder; only the chosen one is imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, importing nothing."""
+        del ctx
+        return COMMANDS.names()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        del ctx
+        command: click.Command = COMMANDS.load(cmd_name)
+        return command
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Take trained transformers to INT8 engines that really run in INT8, and prove it.
+
+    \b
+    deploy demo                                  the whole job on two small models
+    deploy build MODEL --int8 --calib percentile --calib-data TEXT -o OUT
+    deploy profile OUT --data EVAL               latency, memory, accuracy
+    deploy inspect OUT                           which matmuls run in INT8
+    deploy report results.jsonl -o report.html
+    """,
+    epilog="Every figure is MEASURED (an engine ran), SIMULATED (quantized values, float "
+    "arithmetic), PREDICTED (a model of the hardware) or BUILT (compiled for hardware that is "
+    "not here), and says so.",
+)
+@click.version_option(__version__, prog_name="trueint8")
+@click.option("--debug", is_flag=True, help="Show tracebacks instead of one-line errors.")
+def group(debug: bool) -> None:
+    """Take trained transformers to INT8 engines."""
+    del debug
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        check_one_installation()
+        group.main(arguments, prog_name="deploy", standalone_mode=False)
+        code = 0
+    except TrueInt8Error as err:
+        if debug:
+            raise
+        print(f"deploy: error: {err}", file=sys.stderr)
+        code = err.exit_code
+    except click.ClickException as err:
+        err.show()
+        code = err.exit_code
+    except click.exceptions.Exit as err:
+        code = err.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("deploy: interrupted; nothing half-written was left", file=sys.stderr)
+        code = INTERRUPTED
+    except _Terminated:
+        code = TERMINATED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised so that temporary folders are removed on the way out."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise _Terminated
+
+
+def check_one_installation() -> None:
+    """Refuse to run if another package of the same name stands in for one of ours.
+
+    Raises:
+        ConfigError: Naming the file that shadows ours.
+    """
+    home = Path(__file__).resolve().parents[1]
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        if origin is None or origin.parents[1] != home:
+            raise ConfigError(
+                f"the package {name!r} comes from {origin or 'nowhere'}, not from {home}",
+                fix="install trueint8 in an environment of its own (pipx or uv tool), or rename "
+                "that package",
+            )

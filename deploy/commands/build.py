@@ -1,0 +1,150 @@
+"""``deploy build``: a trained model to a bundle with INT8 engines."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.options import Origin, argument, command_from_options, option, print_json
+
+HELP = """Export, calibrate, quantize and build INT8 engines into a bundle folder.
+
+MODEL is a Hugging Face checkpoint folder (BERT family, or OPT / GPT-2 / Llama family), a hub
+id, or a float32 .onnx file. What is not on the line comes from [tool.trueint8] in
+pyproject.toml or from deploy.yaml in the working folder; with neither, a small embedded encoder
+and text of the Python standard library are used, and the first line says so.
+
+\b
+Examples:
+  deploy build --int8 --calib percentile
+  deploy build ./bert-base --int8 --calib percentile --calib-data wiki.txt -o bert-int8
+  deploy build model.onnx --int8 --calib minmax --calib-data calib.npz --engine all
+  deploy build ./opt-125m --int8 --calib-data calib.jsonl --percentile 99.999 --seq-len 256
+  deploy build --int8 --print-config
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Everything ``deploy build`` can be told."""
+
+    model: str | None = argument(metavar="[MODEL]")
+    int8: bool = option(False, type=bool, help="Build INT8 engines.")
+    calib: str = option("percentile", help="Range estimator: minmax or percentile.")
+    percentile: float = option(
+        99.99, type=float, help="Percent of |x| that --calib percentile covers, 0 < q <= 100."
+    )
+    calib_data: str | None = option(
+        help="Calibration data: .txt, .jsonl, .npz of arrays named as the inputs, or a folder."
+    )
+    calib_samples: int = option(128, type=int, help="Sequences to calibrate on.")
+    batch_size: int = option(8, type=int, help="Sequences per batch.")
+    seq_len: int | None = option(
+        type=int, help="Tokens per sequence.  [default: 128, or fewer if the model has fewer]"
+    )
+    engine: str = option(
+        "auto",
+        help="openvino, onnxruntime, tensorrt-rtx, several with commas, or all. auto: the engine "
+        "that runs best here, plus a TensorRT-RTX plan where that package is installed.",
+    )
+    out: str | None = option(short="-o", help="Bundle folder.  [default: bundles/MODEL-int8-CALIB]")
+    golden: str | None = option(
+        help="Data for the golden inputs.  [default: token ids drawn from the vocabulary]"
+    )
+    golden_from_calib: bool = option(
+        False, type=bool, help="Store calibration inputs as golden inputs; they may be private."
+    )
+    quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
+    task: str | None = option(
+        type=click.Choice(
+            ["fill-mask", "text-generation", "text-classification", "feature-extraction"]
+        ),
+        help="What the model is for.  [default: as the checkpoint says]",
+    )
+    tokenizer: str | None = option(help="Tokenizer folder, if it is not beside the model.")
+    allow_pickle: bool = option(
+        False, type=bool, help="Load pickle weights (weights_only=True) if there are no others."
+    )
+    seed: int = option(0, type=int, help="Seed of sampling and golden inputs.")
+    force: bool = option(False, type=bool, help="Replace what is at -o.")
+    print_config: bool = option(
+        False, type=bool, help="Print every value and where it came from, and stop."
+    )
+    json: bool = option(False, type=bool, help="Print the result as JSON.")
+    quiet: bool = option(False, type=bool, help="Print errors only.")
+
+
+def run(options: BuildOptions, origins: dict[str, Origin]) -> None:
+    """Build and say what was built."""
+    from deploy.building import build_bundle
+    from deploy.planning import plan_from_options
+    from trueint8.progress import progress_for
+
+    if options.print_config:
+        _print_config(options, origins)
+        return
+    progress = progress_for(quiet=options.quiet)
+    plan = plan_from_options(options)
+    for line in plan.opening_lines():
+        progress.say(line)
+    bundle, built = build_bundle(plan, progress)
+    if options.json:
+        manifest = bundle.manifest
+        print_json(
+            {
+                "bundle": str(bundle.path),
+                "built": built,
+                "sha256": bundle.sha256,
+                "parity": manifest.parity and manifest.parity.model_dump(),
+                "calibration": manifest.calibration.model_dump(),
+                "engines": {k: v.model_dump() for k, v in manifest.engines.items()},
+                "weight_matmuls": sum(m.weighted for m in manifest.matmuls),
+                "steps_s": manifest.steps_s,
+            }
+        )
+    elif not options.quiet:
+        click.echo(_summary(bundle, built))
+
+
+def _summary(bundle: Any, built: bool) -> str:
+    manifest = bundle.manifest
+    if not built:
+        return f"{bundle.path}: up to date"
+    weighted = sum(m.weighted for m in manifest.matmuls)
+    quantized = sum(m.weighted and not m.reason for m in manifest.matmuls)
+    lines = [f"{bundle.path}: {quantized} of {weighted} weight matmuls carry Q/DQ"]
+    for name, engine in manifest.engines.items():
+        kind = "MEASURED" if engine.runs_here else "BUILT"
+        lines.append(
+            f"  {name} {engine.version}: {engine.int8_matmuls} matmuls in INT8, "
+            f"rest {engine.rest.upper()}  [{kind}, read from the engine]"
+        )
+    lines.append(f"next: deploy profile {bundle.path} --data EVAL")
+    return "\n".join(lines)
+
+
+def _print_config(options: BuildOptions, origins: dict[str, Origin]) -> None:
+    hidden = ("print_config", "json", "quiet")
+    rows = [
+        (f.name.replace("_", "-"), getattr(options, f.name), origins[f.name].text)
+        for f in dataclasses.fields(options)
+        if f.name not in hidden
+    ]
+    if options.json:
+        print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
+        return
+    width = max(len(str(value)) for _, value, _ in rows)
+    for name, value, origin in rows:
+        shown = "-" if value is None else str(value).lower() if isinstance(value, bool) else value
+        click.echo(f"{name:<18} {shown!s:<{width}}  {origin}")
+
+
+def default_out(name: str, calib: str) -> Path:
+    """Return the bundle folder used when none is given."""
+    return Path("bundles") / f"{name}-int8-{calib}"
+
+
+COMMAND = command_from_options(BuildOptions, run, help=HELP, configurable=True)

@@ -1,0 +1,88 @@
+"""``deploy profile``: latency, memory, size and accuracy of every configuration of bundles."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+
+from deploy.options import Origin, argument, command_from_options, option, print_json
+
+HELP = """Measure float, simulated and INT8 of every engine in the bundles.
+
+Hashes are verified first. Each configuration runs in a fresh process; rounds of all
+configurations of an engine are interleaved in random order, with equal threads. Accuracy is
+computed for the float graph, for the Q/DQ graph in FP32 arithmetic (SIMULATED) and for the
+engine (MEASURED).
+
+\b
+Examples:
+  deploy profile bert-int8 --data eval.txt
+  deploy profile bundles/* --data eval.jsonl --rounds 30 -o results.jsonl
+  deploy profile bert-int8 --data eval.txt --engine openvino --threads 1 --batch-size 1
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """Everything ``deploy profile`` can be told."""
+
+    bundles: tuple[str, ...] = argument((), metavar="BUNDLE...", many=True)
+    data: str | None = option(help="Evaluation data: .txt, .jsonl, .npz, or a folder of such.")
+    out: str = option("results.jsonl", short="-o", help="Results file, one JSON object per line.")
+    engine: str | None = option(help="Only these engines, joined by commas.  [default: all]")
+    samples: int = option(64, type=int, help="Sequences for accuracy.")
+    batch_size: int = option(8, type=int, help="Sequences per inference.")
+    seq_len: int | None = option(type=int, help="Tokens per sequence.  [default: as calibrated]")
+    rounds: int = option(15, type=int, help="Interleaved rounds; at least 3.")
+    round_ms: float = option(150.0, type=float, help="Aim for one configuration's round, in ms.")
+    threads: int | None = option(type=int, help="Threads of every engine.  [default: all]")
+    timeout: float = option(600.0, type=float, help="Longest wait for one answer, in seconds.")
+    seed: int = option(0, type=int, help="Seed of sampling, masking and round order.")
+    force: bool = option(False, type=bool, help="Replace an existing results file.")
+    json: bool = option(False, type=bool, help="Print the rows as JSON too.")
+    quiet: bool = option(False, type=bool, help="Print errors only.")
+
+
+def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
+    """Measure, write the results file, and print the table."""
+    del origins
+    from deploy.profiling.measurement import ProfileRequest, measure
+    from deploy.profiling.results import write_results
+    from deploy.reporting.table import print_overview
+    from trueint8.errors import ConfigError
+    from trueint8.progress import progress_for
+
+    if options.data is None:
+        raise ConfigError(
+            "accuracy needs evaluation data, and none was given",
+            fix="pass --data with text or arrays that were not used for calibration",
+        )
+    out = Path(options.out)
+    if out.exists() and not options.force:
+        raise ConfigError(f"{out} exists", fix="pass another -o, or --force to replace it")
+    request = ProfileRequest(
+        bundles=[Path(b) for b in options.bundles],
+        data=Path(options.data),
+        rounds=options.rounds,
+        round_ms=options.round_ms,
+        threads=options.threads,
+        samples=options.samples,
+        batch_size=options.batch_size,
+        seq_len=options.seq_len,
+        seed=options.seed,
+        engines=[e.strip() for e in options.engine.split(",")] if options.engine else [],
+        timeout_s=options.timeout,
+    )
+    rows = measure(request, progress_for(quiet=options.quiet))
+    write_results(out, rows)
+    if options.json:
+        print_json([row.model_dump(by_alias=True, mode="json", exclude_none=True) for row in rows])
+    elif not options.quiet:
+        print_overview(rows, sys.stdout)
+        click.echo(f"{out}: {len(rows)} rows; next: deploy report {out} -o report.html")
+
+
+COMMAND = command_from_options(ProfileOptions, run, help=HELP, configurable=True)

@@ -1,0 +1,158 @@
+"""ONNX Runtime on the CPU: FP32 and INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from calib.data import GraphInput
+from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, check_inputs
+from export.onnx_file import load_clean, model_bytes
+from export.passes.unsigned_activations import UnsignedActivations
+from trueint8.errors import BuildError, MissingDependency, RunError
+
+FILE = "model.onnx"
+
+_INT8_OPERATORS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"}
+_FLOAT_OPERATORS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
+_DTYPES = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(float)": np.float32,
+    "tensor(bool)": np.bool_,
+}
+
+
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise MissingDependency(
+            "the engine onnxruntime needs the package onnxruntime, which is not installed",
+            fix="pip install 'trueint8[cpu]'",
+        ) from err
+    return onnxruntime
+
+
+def _options(library: Any, threads: int) -> Any:
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    # idle sessions would otherwise spin and slow down whoever is measured next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+class OnnxRuntimeSession:
+    """An inference session on the CPU execution provider."""
+
+    def __init__(self, path: Path, threads: int, *, optimized: bool) -> None:
+        library = _library()
+        options = _options(library, threads)
+        if optimized:
+            options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = library.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as err:  # ONNX Runtime's exception classes share no public base
+            raise RunError(
+                f"ONNX Runtime cannot load {path.name}: {str(err).splitlines()[0]}",
+                fix="build the bundle again with this version of ONNX Runtime",
+            ) from err
+        self._outputs = [o.name for o in self._session.get_outputs()]
+        self.inputs = [
+            GraphInput(
+                i.name,
+                np.dtype(_DTYPES[i.type]),
+                tuple(d if isinstance(d, int) else None for d in i.shape),
+            )
+            for i in self._session.get_inputs()
+        ]
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch."""
+        check_inputs(self.inputs, arrays)
+        try:
+            values = self._session.run(self._outputs, {i.name: arrays[i.name] for i in self.inputs})
+        except Exception as err:  # as above
+            raise RunError(
+                f"ONNX Runtime failed: {str(err).splitlines()[0]}", fix="check shapes and token ids"
+            ) from err
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None
+
+    def __enter__(self) -> OnnxRuntimeSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class OnnxRuntime:
+    """Builds the graph as ONNX Runtime optimized it, with integer kernels in place of Q/DQ."""
+
+    name = "onnxruntime"
+    runs_here = True
+
+    def version(self) -> str:
+        """Return ONNX Runtime's version."""
+        return str(_library().__version__)
+
+    def float_precisions(self) -> list[Precision]:
+        """Return FP32: the CPU provider has no other float matmul for such graphs."""
+        return ["fp32"]
+
+    def int8_rest(self) -> Precision:
+        """Return FP32."""
+        return "fp32"
+
+    def build(self, request: BuildRequest) -> None:
+        """Give activations ONNX Runtime's type, optimize, and keep the optimized graph."""
+        library = _library()
+        out = request.folder / FILE
+        with request.progress.step("build onnxruntime"):
+            model = load_clean(request.int8_graph)
+            UnsignedActivations()(model)
+            options = _options(library, 0)
+            options.optimized_model_filepath = str(out)
+            try:
+                library.InferenceSession(
+                    model_bytes(model), options, providers=["CPUExecutionProvider"]
+                )
+            except Exception as err:  # ONNX Runtime's exception classes share no public base
+                raise BuildError(
+                    f"ONNX Runtime refuses the Q/DQ graph: {str(err).strip()}",
+                    fix="check free disk space and the graph with onnx.checker",
+                ) from err
+        if not out.is_file():
+            raise BuildError(
+                "ONNX Runtime wrote no optimized graph", fix="check free disk space and permissions"
+            )
+
+    def audit(self, folder: Path, matmuls: list[str]) -> dict[str, str]:
+        """Read the operator that took each matmul's place from the optimized graph."""
+        found: dict[str, str] = {}
+        for node in onnx.load(str(folder / FILE)).graph.node:
+            stem = node.name.removesuffix("/MatMulScaleFusion/")
+            if node.op_type in _INT8_OPERATORS:
+                found[stem] = "int8"
+            elif node.op_type in _FLOAT_OPERATORS:
+                found[stem] = "fp32"
+        return {name: found.get(name, NOT_FOUND) for name in matmuls}
+
+    def open(self, path: Path, configuration: Configuration, threads: int) -> OnnxRuntimeSession:
+        """Load a float ``.onnx``, or the optimized graph in the engine's folder as it is."""
+        if configuration.graph == "int8":
+            return OnnxRuntimeSession(path / FILE, threads, optimized=True)
+        return OnnxRuntimeSession(path, threads, optimized=False)
+
+
+ENGINE = OnnxRuntime()

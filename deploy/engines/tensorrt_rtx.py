@@ -1,0 +1,178 @@
+"""TensorRT-RTX: plans for NVIDIA RTX GPUs, compiled with or without a GPU."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, Session
+from trueint8.artifacts import storage_errors
+from trueint8.errors import BuildError, MissingDependency, RunError
+
+FILE = "model.plan"
+REQUIREMENT = "tensorrt-rtx-cu13>=1.7,<1.8"
+
+_NOISE = "cudaError 35"
+"""Printed beside every parser error where there is no driver; says nothing of the graph."""
+
+_TYPE_NAMES = {"float": "fp32", "half": "fp16", "bfloat16": "bf16", "int8": "int8"}
+_GEMM_OPERATIONS = ("fully_connected", "runtime_fusion")
+_state: dict[str, Any] = {}
+
+
+def _library() -> Any:
+    try:
+        import tensorrt_rtx
+    except ImportError as err:
+        raise MissingDependency(
+            "the engine tensorrt-rtx needs the package tensorrt_rtx, which is not installed",
+            fix=f"pip install 'trueint8[tensorrt-rtx]'   (or: pip install '{REQUIREMENT}')",
+        ) from err
+    return tensorrt_rtx
+
+
+def _logger(library: Any) -> Any:
+    """Return the one logger TensorRT wants per process; it keeps what a failed build says."""
+    if "logger" not in _state:
+
+        class Logger(library.ILogger):
+            def __init__(self) -> None:
+                library.ILogger.__init__(self)
+                self.lines: list[str] = []
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity <= library.ILogger.ERROR and _NOISE not in message:
+                    self.lines.append(message)
+
+        _state["logger"] = Logger()
+    _state["logger"].lines.clear()
+    return _state["logger"]
+
+
+def _monitor(library: Any, total_phases: Any) -> Any:
+    """Return a progress monitor that calls ``total_phases(1)`` at the end of each phase."""
+
+    class Monitor(library.IProgressMonitor):
+        def __init__(self) -> None:
+            library.IProgressMonitor.__init__(self)
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            del name, parent, steps
+
+        def step_complete(self, name: str, step: int) -> bool:
+            del name, step
+            return True
+
+        def phase_finish(self, name: str) -> None:
+            del name
+            total_phases(1)
+
+    return Monitor()
+
+
+class TensorRtRtx:
+    """Compiles the strongly typed Q/DQ graph; types and Q/DQ alone decide precision."""
+
+    name = "tensorrt-rtx"
+    runs_here = False
+
+    def version(self) -> str:
+        """Return TensorRT-RTX's version."""
+        return str(_library().__version__)
+
+    def float_precisions(self) -> list[Precision]:
+        """Return nothing: no plan is run here."""
+        return []
+
+    def int8_rest(self) -> Precision:
+        """Return FP32, the type of the Q/DQ graph."""
+        return "fp32"
+
+    def build(self, request: BuildRequest) -> None:
+        """Parse, set one optimization profile, compile, and write the plan."""
+        library = _library()
+        logger = _logger(library)
+        builder = library.Builder(logger)
+        flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = builder.create_network(flags)
+        parser = library.OnnxParser(network, logger)
+        with request.progress.step("build tensorrt-rtx") as advance:
+            if not parser.parse_from_file(str(request.int8_graph)):
+                _refuse("cannot parse the graph", _parser_errors(parser) + logger.lines)
+            config = builder.create_builder_config()
+            config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+            config.progress_monitor = _monitor(library, advance)
+            profile = builder.create_optimization_profile()
+            for index in range(network.num_inputs):
+                tensor = network.get_input(index)
+                if -1 in tuple(tensor.shape):
+                    profile.set_shape(tensor.name, *request.shapes[tensor.name])
+            config.add_optimization_profile(profile)
+            plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            _refuse("cannot compile the graph", logger.lines)
+        out = request.folder / FILE
+        with storage_errors(out):
+            out.write_bytes(bytes(plan))
+
+    def audit(self, folder: Path, matmuls: list[str]) -> dict[str, str]:
+        """Read each matmul's operand types from the text inside the plan."""
+        found: dict[str, str] = {}
+        for operation, name, operands in plan_operations((folder / FILE).read_bytes()):
+            if operation not in _GEMM_OPERATIONS or len(operands) < 2:
+                continue
+            first, second = (_TYPE_NAMES.get(t, t) for t in operands[:2])
+            precision = first if first == second else next(t for t in (first, second) if t != "int8")
+            found |= dict.fromkeys(name.split("+"), precision)
+        return {name: found.get(name, NOT_FOUND) for name in matmuls}
+
+    def open(self, path: Path, configuration: Configuration, threads: int) -> Session:
+        """Refuse: running a plan needs an RTX GPU and a CUDA runtime, which are not here."""
+        del configuration, threads
+        raise RunError(
+            f"{path} is BUILT, not run: a TensorRT-RTX plan needs an NVIDIA RTX GPU",
+            fix="load the bundle with engine='openvino' or 'onnxruntime', or copy it to such a GPU",
+        )
+
+
+def plan_operations(plan: bytes) -> list[tuple[str, str, list[str]]]:
+    """Return (operation, layer names joined by ``+``, operand types) for each kernel of a plan.
+
+    The format is undocumented; checked with TensorRT-RTX 1.7. Index and mask
+    operands (int64, bool) are left out.
+    """
+    text = plan.decode("latin1")
+    types = {}
+    for match in re.finditer(r'(?:sub_)?tensor=\{([^\n]*?)\bname="([^"]+)"([^\n]*)\}', text):
+        declared = re.search(r"\btype=(\w+)", match[3])
+        types[match[2]] = declared[1] if declared else "?"
+    start = text.find("\nmain {")
+    main = text[start : text.find("\nshape_main", start)] if start >= 0 else ""
+    operations = []
+    for match in re.finditer(r'\n  ([a-z_0-9]+)=\{ name=("?)([^\s"]+)\2([^\n]*)', main):
+        arguments = re.search(r"\binput(?:_args)?=\{([^}]*)\}", match[4])
+        names = re.findall(r'"([^"]+)"', arguments[1]) if arguments else []
+        operands = [t for t in (types.get(n, "?") for n in names) if t not in ("int64", "bool")]
+        operations.append((match[1], match[3], operands))
+    return operations
+
+
+def _parser_errors(parser: Any) -> list[str]:
+    errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    return [
+        f"{e.code().name} at {e.node_name()} ({e.node_operator()}): {e.desc()}"
+        for e in errors
+        if _NOISE not in e.desc()
+    ]
+
+
+def _refuse(what: str, lines: list[str]) -> None:
+    reasons = "\n    ".join(dict.fromkeys(lines)) or "no reason was logged"
+    raise BuildError(
+        f"TensorRT-RTX {what}:\n    {reasons}",
+        fix="the graph holds something this version does not support; try another --engine",
+    )
+
+
+ENGINE = TensorRtRtx()

@@ -1,0 +1,114 @@
+"""What a bundle says about itself: a versioned JSON with every file's hash."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from calib.data import GraphInput
+from export.source import Task
+
+SCHEMA: Literal["trueint8/bundle/1"] = "trueint8/bundle/1"
+
+
+class Record(BaseModel):
+    """Base of every part of the manifest: immutable, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Record):
+    """One file of the bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class InputEntry(Record):
+    """One input of the graph; null marks a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: list[int | None]
+
+
+class ModelEntry(Record):
+    """What was deployed."""
+
+    name: str
+    kind: Literal["checkpoint", "onnx"]
+    task: Task
+    attention: str
+    sha256: str
+    label_ids: dict[str, int] | None
+    max_positions: int | None
+
+
+class ParityEntry(Record):
+    """Largest difference between the ONNX graph and torch, relative to the largest output."""
+
+    relative_error: float
+    tolerance: float
+    shapes: list[list[int]]
+
+
+class CalibrationEntry(Record):
+    """How ranges were found."""
+
+    estimator: str
+    percentile: float | None
+    data: str
+    data_sha256: str
+    samples: int
+    batch_size: int
+    sequence: int
+
+
+class MatMulEntry(Record):
+    """One matmul of the float graph; ``reason`` says why it is not quantized, if it is not."""
+
+    name: str
+    weighted: bool
+    macs: int = Field(description="Multiply-accumulates of one calibration sequence.")
+    reason: str
+
+
+class EngineEntry(Record):
+    """One engine in the bundle."""
+
+    version: str
+    runs_here: bool = Field(description="False: BUILT for hardware that is not here.")
+    rest: str = Field(description="Precision of what is not INT8.")
+    int8_matmuls: int
+
+
+class Manifest(Record):
+    """Everything needed to trust, load and reproduce a bundle."""
+
+    schema_: Literal["trueint8/bundle/1"] = Field(default=SCHEMA, alias="schema")
+    created: str = Field(description="UTC, ISO 8601.")
+    request: dict[str, Any] = Field(description="What decides the content; equal means up to date.")
+    model: ModelEntry
+    inputs: list[InputEntry]
+    parity: ParityEntry | None
+    calibration: CalibrationEntry
+    matmuls: list[MatMulEntry]
+    engines: dict[str, EngineEntry]
+    golden: str = Field(description="Where the golden inputs come from.")
+    seed: int
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    steps_s: dict[str, float] = Field(description="Seconds each step took.")
+    files: dict[str, FileEntry]
+
+    def graph_inputs(self) -> list[GraphInput]:
+        """Return the inputs as the data loader wants them."""
+        return [GraphInput(i.name, np.dtype(i.dtype), tuple(i.shape)) for i in self.inputs]
+
+    @property
+    def calibration_label(self) -> str:
+        """Such as ``percentile 99.99`` or ``minmax``."""
+        entry = self.calibration
+        return entry.estimator + (f" {entry.percentile:g}" if entry.percentile is not None else "")

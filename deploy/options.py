@@ -1,0 +1,178 @@
+"""Options as dataclass fields: one field makes flag, help text, default and configuration key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trueint8.errors import ConfigError
+
+YAML_FILE = "deploy.yaml"
+TOML_FILE = "pyproject.toml"
+TOML_TABLE = "tool.trueint8"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from: ``command line``, a file, or ``default``."""
+
+    text: str
+
+
+DEFAULT = Origin("default")
+COMMAND_LINE = Origin("command line")
+
+
+def option(
+    default: Any = None, *, help: str, type: Any = None, short: str = "", **extra: Any
+) -> Any:
+    """Declare a flag; ``type`` is a click type, and bool makes an on/off flag."""
+    return dataclasses.field(
+        default=default,
+        metadata={"help": help, "type": type, "short": short, "extra": extra, "argument": False},
+    )
+
+
+def argument(default: Any = None, *, metavar: str, many: bool = False) -> Any:
+    """Declare a positional argument that may be left out."""
+    return dataclasses.field(
+        default=default, metadata={"metavar": metavar, "many": many, "argument": True}
+    )
+
+
+def command_from_options(
+    options: type, run: Callable[..., None], *, help: str, configurable: bool = False
+) -> click.Command:
+    """Return a click command that calls ``run(options)``.
+
+    Args:
+        options: A dataclass of :func:`option` and :func:`argument` fields.
+        run: Receives the filled dataclass; with ``configurable`` also a
+            mapping of field name to :class:`Origin`.
+        help: Help text with examples.
+        configurable: Whether configuration files fill what is not on the line.
+    """
+    fields = dataclasses.fields(options)
+
+    def callback(**given: Any) -> None:
+        given = {k: v for k, v in given.items() if v is not None and v != ()}
+        if not configurable:
+            run(options(**given))
+            return
+        values, origins = merge_configuration(options, given, str(click.get_current_context().info_name))
+        run(options(**values), origins)
+
+    return click.Command(
+        name=options.__name__,
+        callback=callback,
+        params=[_parameter(f) for f in fields],
+        help=help,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+def merge_configuration(
+    options: type, given: Mapping[str, Any], command: str
+) -> tuple[dict[str, Any], dict[str, Origin]]:
+    """Join the command line with the working folder's configuration; the line wins.
+
+    Raises:
+        ConfigError: If a file is malformed, holds an unknown key, or two files
+            give the same key.
+    """
+    names = [f.name for f in dataclasses.fields(options)]
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(names, DEFAULT)
+    for name, (value, origin) in read_configuration(Path.cwd(), command, names).items():
+        values[name], origins[name] = value, origin
+    for name, value in given.items():
+        values[name], origins[name] = value, COMMAND_LINE
+    return values, origins
+
+
+def read_configuration(
+    folder: Path, command: str, names: list[str]
+) -> dict[str, tuple[Any, Origin]]:
+    """Return option name to value and origin, from ``deploy.yaml`` and ``pyproject.toml``.
+
+    Plain keys belong to ``build``; a table called after a command belongs to it.
+    """
+    found: dict[str, tuple[Any, Origin]] = {}
+    for path, table, settings in _tables(folder):
+        mine = dict(settings.get(command) or {})
+        if command == "build":
+            mine |= {k: v for k, v in settings.items() if not isinstance(v, dict)}
+        for key, value in mine.items():
+            name = str(key).replace("-", "_")
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise ConfigError(
+                    f"{path.name}: {table} has no option {key!r} for `deploy {command}`",
+                    fix=f"{hint}`deploy {command} --help` lists them",
+                )
+            if name in found:
+                raise ConfigError(
+                    f"{key!r} is set in both {found[name][1].text} and {path.name}",
+                    fix="keep one of them",
+                )
+            found[name] = (value, Origin(f"{path.name} {table}".strip()))
+    return found
+
+
+def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
+    tables = []
+    toml, yaml_file = folder / TOML_FILE, folder / YAML_FILE
+    if toml.is_file():
+        try:
+            project = tomllib.loads(toml.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+            raise ConfigError(f"{toml} is not valid TOML: {err}", fix="correct the file") from err
+        settings = project.get("tool", {}).get("trueint8")
+        if settings is not None:
+            tables.append((toml, f"[{TOML_TABLE}]", _mapping(toml, settings)))
+    if yaml_file.is_file():
+        import yaml
+
+        try:
+            settings = yaml.safe_load(yaml_file.read_text("utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as err:
+            raise ConfigError(f"{yaml_file} is not valid YAML: {err}", fix="correct it") from err
+        if settings is not None:
+            tables.append((yaml_file, "", _mapping(yaml_file, settings)))
+    return tables
+
+
+def _mapping(path: Path, settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds no table of options", fix="write key = value pairs")
+    return settings
+
+
+def _parameter(field: dataclasses.Field[Any]) -> click.Parameter:
+    meta = field.metadata
+    if meta["argument"]:
+        return click.Argument(
+            [field.name], required=False, nargs=-1 if meta["many"] else 1, metavar=meta["metavar"]
+        )
+    flag = f"--{field.name.replace('_', '-')}"
+    names = [field.name, flag, *([meta["short"]] if meta["short"] else [])]
+    shown = field.default if field.default not in (None, False, ()) else None
+    text = meta["help"] + (f"  [default: {shown}]" if shown is not None else "")
+    if meta["type"] is bool:
+        return click.Option([field.name, flag], is_flag=True, default=None, help=text)
+    return click.Option(names, type=meta["type"], default=None, help=text, **meta["extra"])
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")

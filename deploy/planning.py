@@ -1,0 +1,246 @@
+"""Options to a plan: every name resolved and every cheap check done before work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attention.stdlib_text import stdlib_documents
+from attention.text import Example
+from calib.data import (
+    DATA_FIX,
+    GraphInput,
+    Request,
+    Samples,
+    batches_from_text,
+    check_lengths,
+    load_samples,
+)
+from calib.estimators import ESTIMATORS
+from deploy.commands.build import BuildOptions, default_out
+from deploy.engines import ENGINES
+from deploy.golden import COUNT
+from deploy.hardware import gpu
+from export.source import Source, source_from_argument
+from trueint8 import __version__
+from trueint8.artifacts import sha256_tree
+from trueint8.errors import ConfigError, DataError, MissingDependency
+
+DEFAULT_SEQUENCE = 128
+EMBEDDED_MODEL = "attention/reference/encoder"
+EMBEDDED_DATA = "Python standard library"
+_EMBEDDED_BYTES = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """A build with nothing left to decide. ``calib_data`` None is the embedded text."""
+
+    source: Source
+    source_sha256: str
+    embedded_model: bool
+    calib: str
+    percentile: float
+    calib_data: Path | None
+    data_sha256: str
+    amount: Request
+    engines: list[str]
+    engine_versions: dict[str, str]
+    out: Path
+    golden: Path | None
+    golden_from_calib: bool
+    quantize_head: bool
+    allow_pickle: bool
+    force: bool
+
+    @property
+    def seed(self) -> int:
+        """Seed of sampling and golden inputs."""
+        return self.amount.seed
+
+    def request(self) -> dict[str, Any]:
+        """Return what decides the bundle's content; two equal requests give the same bundle."""
+        return {
+            "trueint8": __version__,
+            "model": self.source_sha256,
+            "task": self.source.task,
+            "calib": self.calib,
+            "percentile": self.percentile if self.calib == "percentile" else None,
+            "calib-data": self.data_sha256,
+            "calib-samples": self.amount.samples,
+            "batch-size": self.amount.batch_size,
+            "seq-len": self.amount.sequence,
+            "seed": self.amount.seed,
+            "quantize-head": self.quantize_head,
+            "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
+            "engines": self.engine_versions,
+        }
+
+    def load_calibration(self, inputs: Sequence[GraphInput]) -> Samples:
+        """Read the calibration data as batches of ``inputs``."""
+        if self.calib_data is not None:
+            samples = self._load(self.calib_data, inputs, self.amount)
+        else:
+            texts = stdlib_documents("train", max_bytes=_EMBEDDED_BYTES)
+            batches, _ = batches_from_text(
+                [Example(line) for text in texts for line in text.splitlines() if line.strip()],
+                self.amount,
+                inputs,
+                task=self.source.task,
+                tokenizer=self.source.tokenizer,
+            )
+            samples = Samples(EMBEDDED_DATA, self.data_sha256, batches, None)
+        check_lengths(samples, self.source.max_positions)
+        return samples
+
+    def load_golden(self, inputs: Sequence[GraphInput]) -> Samples:
+        """Read a few golden sequences."""
+        assert self.golden is not None
+        amount = Request(COUNT, COUNT, self.amount.sequence, self.amount.seed)
+        samples = self._load(self.golden, inputs, amount)
+        check_lengths(samples, self.source.max_positions)
+        return samples
+
+    def _load(self, path: Path, inputs: Sequence[GraphInput], amount: Request) -> Samples:
+        return load_samples(
+            path, amount, inputs, task=self.source.task, tokenizer=self.source.tokenizer
+        )
+
+    def opening_lines(self) -> list[str]:
+        """Return what to say before the work begins."""
+        if not self.embedded_model:
+            data = self.calib_data or EMBEDDED_DATA
+            return [f"{self.source.name} ({self.source.task}) on {data} -> {self.out}"]
+        data = self.calib_data or f"text of the {EMBEDDED_DATA}"
+        return [
+            f"no MODEL given: using the embedded small encoder and {data}; "
+            f"pass MODEL and --calib-data for your own -> {self.out}"
+        ]
+
+
+def plan_from_options(options: BuildOptions) -> BuildPlan:
+    """Check options and resolve everything they name.
+
+    Raises:
+        ConfigError: If options are out of range or missing.
+        UnknownName: If an estimator or engine does not exist.
+        MissingDependency: If a chosen engine is not installed.
+        ExportError: If the model is refused.
+        DataError: If the calibration data is not there.
+    """
+    _check_ranges(options)
+    ESTIMATORS.load(options.calib)
+    engines = choose_engines(options.engine)
+    versions = {name: ENGINES.load(name).version() for name in engines}
+    model = options.model or str(Path(__file__).parents[1] / EMBEDDED_MODEL)
+    source = source_from_argument(
+        model,
+        task=options.task,  # type: ignore[arg-type]
+        tokenizer=options.tokenizer,
+        allow_pickle=options.allow_pickle,
+    )
+    if options.model and options.calib_data is None:
+        raise ConfigError(
+            "calibration needs data of the kind the model will see, and none was given",
+            fix=f"--calib-data DATA: {DATA_FIX}",
+        )
+    calib_data = _existing(options.calib_data)
+    return BuildPlan(
+        source=source,
+        source_sha256=source.sha256(),
+        embedded_model=not options.model,
+        calib=options.calib,
+        percentile=options.percentile,
+        calib_data=calib_data,
+        data_sha256=sha256_tree(calib_data) if calib_data else _embedded_data_name(),
+        amount=Request(
+            options.calib_samples, options.batch_size, _sequence(options, source), options.seed
+        ),
+        engines=engines,
+        engine_versions=versions,
+        out=Path(options.out or default_out(source.name, options.calib)),
+        golden=_existing(options.golden),
+        golden_from_calib=options.golden_from_calib,
+        quantize_head=options.quantize_head,
+        allow_pickle=options.allow_pickle,
+        force=options.force,
+    )
+
+
+def choose_engines(text: str) -> list[str]:
+    """Return engine names for ``auto``, ``all``, or names joined by commas.
+
+    Raises:
+        UnknownName: If there is no engine of that name.
+    """
+    names = ENGINES.names()
+    if text == "all":
+        return names
+    if text != "auto":
+        chosen = [part.strip() for part in text.split(",") if part.strip()]
+        for name in chosen:
+            ENGINES.load(name)
+        if not chosen:
+            raise ConfigError("--engine is empty", fix=f"choose auto, all, or {', '.join(names)}")
+        return list(dict.fromkeys(chosen))
+    here = "tensorrt" if "tensorrt" in names and gpu() and _installed("tensorrt") else "openvino"
+    return [here, *(["tensorrt-rtx"] if _installed("tensorrt-rtx") else [])]
+
+
+def _installed(engine: str) -> bool:
+    try:
+        ENGINES.load(engine).version()
+    except MissingDependency:
+        return False
+    return True
+
+
+def _check_ranges(options: BuildOptions) -> None:
+    if not options.int8:
+        raise ConfigError(
+            "nothing to build: no precision was asked for",
+            fix="pass --int8; the bundle keeps the float graph, and `deploy profile` measures both",
+        )
+    if not 0 < options.percentile <= 100:
+        raise ConfigError(
+            f"percentile q={options.percentile:g} is out of range; expected 0 < q <= 100",
+            fix="pass --percentile 99.99",
+        )
+    for name in ("calib_samples", "batch_size", "seq_len"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is {value}; expected 1 or more", fix=f"pass {flag} 8")
+    if options.golden and options.golden_from_calib:
+        raise ConfigError(
+            "--golden and --golden-from-calib exclude each other", fix="pass one of them"
+        )
+
+
+def _sequence(options: BuildOptions, source: Source) -> int:
+    limit = source.max_positions
+    if options.seq_len is None:
+        return min(DEFAULT_SEQUENCE, limit or DEFAULT_SEQUENCE)
+    if limit is not None and options.seq_len > limit:
+        raise ConfigError(
+            f"--seq-len {options.seq_len} is longer than the model's {limit} positions",
+            fix=f"pass --seq-len {limit} or less",
+        )
+    return options.seq_len
+
+
+def _existing(path: str | None) -> Path | None:
+    if path is None:
+        return None
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise DataError(f"no data at {found}", fix=DATA_FIX)
+    return found
+
+
+def _embedded_data_name() -> str:
+    import platform
+
+    return f"{EMBEDDED_DATA} {platform.python_version()}"

@@ -1,0 +1,181 @@
+"""Evaluation data with targets, and the accuracy figures of a session on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from calib.data import Samples, load_tokenizer
+from deploy.profiling.results import Accuracy
+from deploy.sessions import Session
+from export.source import Task
+from trueint8.errors import DataError, RunError
+
+IGNORED = -100
+MASK_PROBABILITY = 0.15
+
+Target = Literal["tokens", "labels", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """Batches with targets: token ids or labels, or none where outputs are compared by cosine."""
+
+    target: Target
+    batches: list[dict[str, np.ndarray]]
+    targets: list[np.ndarray]
+
+    def save(self, path: Path) -> None:
+        """Write to an ``.npz`` that :func:`load_evaluation` reads."""
+        arrays: dict[str, Any] = {"target": np.array(self.target)}
+        for index, batch in enumerate(self.batches):
+            arrays |= {f"{index}/{name}": values for name, values in batch.items()}
+            if self.targets:
+                arrays[f"targets/{index}"] = self.targets[index]
+        np.savez(path, **arrays)
+
+
+def load_evaluation(path: Path) -> EvaluationSet:
+    """Read what :meth:`EvaluationSet.save` wrote."""
+    with np.load(path) as archive:
+        target: Target = str(archive["target"])  # type: ignore[assignment]
+        batches: list[dict[str, np.ndarray]] = []
+        targets = []
+        for key in archive.files:
+            head, _, name = key.partition("/")
+            if head == "targets":
+                targets.append(archive[key])
+            elif head.isdigit():
+                while len(batches) <= int(head):
+                    batches.append({})
+                batches[int(head)][name] = archive[key]
+    return EvaluationSet(target, batches, targets)
+
+
+def evaluation_set(samples: Samples, task: Task, tokenizer: Path | None, seed: int) -> EvaluationSet:
+    """Choose targets for a task.
+
+    ``fill-mask`` hides 15 % of the tokens (80 % as the mask token, 10 % as a
+    random one, 10 % unchanged; Devlin et al. 2019) with the seed; ``text-generation``
+    predicts each next token; ``text-classification`` uses the data's labels;
+    without labels, and for ``feature-extraction``, outputs are compared with the
+    float model's by cosine.
+
+    Raises:
+        DataError: If the tokenizer has no mask token where one is needed.
+    """
+    batches = samples.batches
+    if task == "fill-mask" and tokenizer is not None:
+        masked = [_mask_tokens(b, tokenizer, seed + i) for i, b in enumerate(batches)]
+        return EvaluationSet("tokens", [b for b, _ in masked], [t for _, t in masked])
+    if task == "text-generation":
+        return EvaluationSet("tokens", batches, [_next_tokens(b) for b in batches])
+    if samples.labels is not None:
+        return EvaluationSet("labels", batches, samples.labels)
+    return EvaluationSet("cosine", batches, [])
+
+
+def _mask_tokens(
+    batch: Mapping[str, np.ndarray], tokenizer_folder: Path, seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    tokenizer = load_tokenizer(tokenizer_folder)
+    if tokenizer.mask_token_id is None:
+        raise DataError(
+            "the tokenizer has no mask token, so masked-LM accuracy cannot be computed",
+            fix="pass --task feature-extraction when building",
+        )
+    draw = np.random.default_rng(seed)
+    ids = batch["input_ids"].copy()
+    candidates = ~np.isin(ids, tokenizer.all_special_ids) & (batch["attention_mask"] == 1)
+    chosen = candidates & (draw.random(ids.shape) < MASK_PROBABILITY)
+    targets = np.where(chosen, ids, IGNORED)
+    how = draw.random(ids.shape)
+    ids[chosen & (how < 0.8)] = tokenizer.mask_token_id
+    swapped = chosen & (how >= 0.8) & (how < 0.9)
+    ids[swapped] = draw.integers(0, len(tokenizer), ids.shape)[swapped]
+    return {**batch, "input_ids": ids}, targets
+
+
+def _next_tokens(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    ids = batch["input_ids"]
+    targets = np.full(ids.shape, IGNORED, dtype=np.int64)
+    follows = batch.get("attention_mask", np.ones_like(ids))[:, 1:] == 1
+    targets[:, :-1] = np.where(follows, ids[:, 1:], IGNORED)
+    return targets
+
+
+def evaluate(
+    session: Session, data: EvaluationSet, *, reference: Path, is_reference: bool
+) -> list[Accuracy]:
+    """Return a session's accuracy figures, the headline first.
+
+    Args:
+        session: What to run.
+        data: Batches and targets.
+        reference: An ``.npz`` of the float outputs; written by the FP32 session
+            and read by the others, where outputs are compared by cosine.
+        is_reference: Whether this session is the FP32 float one.
+    """
+    count = sum(len(next(iter(b.values()))) for b in data.batches)
+    if data.target == "tokens":
+        losses = np.concatenate(list(_token_losses(session, data)))
+        if not losses.size:
+            raise DataError("no token of the evaluation data counts", fix="pass more text")
+        loss = float(losses.mean())
+        return [
+            _figure("perplexity", float(np.exp(loss)), count, losses.size),
+            _figure("loss", loss, count, losses.size),
+        ]
+    if data.target == "labels":
+        hits = np.concatenate(
+            [
+                _first(session.run(b)).argmax(-1) == t
+                for b, t in zip(data.batches, data.targets, strict=True)
+            ]
+        )
+        return [_figure("accuracy", float(hits.mean()), count, hits.size)]
+    vectors = [_vectors(_first(session.run(b)), b) for b in data.batches]
+    if is_reference:
+        np.savez(reference, *vectors)
+    with np.load(reference) as archive:
+        expected = [archive[name] for name in archive.files]
+    cosines = np.concatenate([_cosine(v, e) for v, e in zip(vectors, expected, strict=True)])
+    return [_figure("cosine", float(cosines.mean()), count, cosines.size)]
+
+
+def _figure(metric: Any, value: float, samples: int, positions: int) -> Accuracy:
+    if not np.isfinite(value):
+        raise RunError(f"{metric} is {value}: the outputs overflow", fix="check the float model")
+    return Accuracy(metric=metric, value=value, samples=samples, positions=positions)
+
+
+def _first(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    return next(iter(outputs.values()))
+
+
+def _token_losses(session: Session, data: EvaluationSet) -> Iterator[np.ndarray]:
+    for batch, targets in zip(data.batches, data.targets, strict=True):
+        counted = targets != IGNORED
+        logits = _first(session.run(batch))[counted].astype(np.float64)
+        top = logits.max(axis=-1, keepdims=True)
+        norm = np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]
+        yield norm - logits[np.arange(len(logits)), targets[counted]]
+
+
+def _vectors(output: np.ndarray, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the output vectors of unpadded positions, (N, C) float32."""
+    mask = batch.get("attention_mask")
+    if output.ndim == 3 and mask is not None and mask.shape == output.shape[:2]:
+        output = output[mask.astype(bool)]
+    return output.reshape(-1, output.shape[-1]).astype(np.float32)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    return (x * y).sum(axis=-1) / np.maximum(norms, np.finfo(np.float64).tiny)
+

@@ -1,0 +1,286 @@
+"""Profile bundles: every configuration in a fresh process, rounds interleaved."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from calib.data import DATA_FIX, Request, check_lengths, load_samples
+from deploy.audit import audit_engine
+from deploy.bundle import Bundle, open_bundle
+from deploy.engines import ENGINES
+from deploy.hardware import default_threads, hardware, package_versions
+from deploy.profiling.evaluation import EvaluationSet, evaluation_set
+from deploy.profiling.results import SCHEMA, Accuracy, Coverage, Latency, Row
+from deploy.profiling.workers import WorkerProcess
+from deploy.sessions import Configuration, Engine
+from export.onnx_file import load_clean, save_model
+from export.passes.simulate import Simulate
+from trueint8.errors import ConfigError, DataError
+from trueint8.kinds import Kind
+from trueint8.progress import Progress
+
+MIN_ROUNDS = 3
+_RUNS_PER_ROUND = (3, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRequest:
+    """What to measure and how long.
+
+    ``round_ms`` is the aim for one round of one configuration; a round has
+    at least 3 inferences. ``engines`` empty means all in the bundle.
+    """
+
+    bundles: list[Path]
+    data: Path
+    rounds: int = 15
+    round_ms: float = 150.0
+    threads: int | None = None
+    samples: int = 64
+    batch_size: int = 8
+    seq_len: int | None = None
+    seed: int = 0
+    engines: list[str] = field(default_factory=list)
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """What all rows of one call share."""
+
+    id: str
+    threads: int
+    environment: dict[str, Any]
+    request: ProfileRequest
+    progress: Progress
+
+
+def measure(request: ProfileRequest, progress: Progress) -> list[Row]:
+    """Verify all bundles, then measure one engine of one bundle after the other.
+
+    Raises:
+        IntegrityError: Before anything runs, if a file of any bundle was changed.
+        DataError: If there is no evaluation data, or it does not fit a model.
+        RunError: If a configuration fails; nothing is measured in its place.
+    """
+    if request.rounds < MIN_ROUNDS:
+        raise ConfigError(
+            f"{request.rounds} rounds give no interval", fix=f"pass --rounds {MIN_ROUNDS} or more"
+        )
+    bundles = [open_bundle(path) for path in request.bundles]
+    if not bundles:
+        raise ConfigError("no bundle to profile", fix="pass a folder that `deploy build` wrote")
+    if not request.data.exists():
+        raise DataError(f"no data at {request.data}", fix=DATA_FIX)
+    threads = request.threads or default_threads()
+    session = _Session(uuid.uuid4().hex[:12], threads, _environment(request, threads), request, progress)
+    rows: list[Row] = []
+    for bundle in bundles:
+        with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+            rows += _bundle_rows(session, bundle, Path(scratch))
+    return rows
+
+
+def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> list[Row]:
+    data = _evaluation_data(session.request, bundle)
+    data_file = scratch / "evaluation.npz"
+    data.save(data_file)
+    simulated = scratch / "simulated.onnx"
+    graph = load_clean(bundle.int8_graph)
+    Simulate()(graph)
+    save_model(graph, simulated)
+    rows: list[Row] = []
+    for name, entry in bundle.manifest.engines.items():
+        if session.request.engines and name not in session.request.engines:
+            continue
+        engine: Engine = ENGINES.load(name)
+        coverage = audit_engine(bundle, name).coverage()
+        if entry.runs_here:
+            rows += _engine_rows(session, bundle, engine, data, data_file, simulated, coverage)
+        else:
+            rows.append(_built_row(session, bundle, name, coverage))
+    return rows
+
+
+def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
+    manifest = bundle.manifest
+    sequence = request.seq_len or manifest.calibration.sequence
+    samples = load_samples(
+        request.data,
+        Request(request.samples, request.batch_size, sequence, request.seed),
+        manifest.graph_inputs(),
+        task=manifest.model.task,
+        tokenizer=bundle.tokenizer,
+        label_ids=manifest.model.label_ids,
+    )
+    if samples.sha256 == manifest.calibration.data_sha256:
+        raise DataError(
+            f"{request.data} is the calibration data of {bundle.path}; accuracy on it says nothing",
+            fix="pass other text with --data",
+        )
+    check_lengths(samples, manifest.model.max_positions)
+    return evaluation_set(samples, manifest.model.task, bundle.tokenizer, request.seed)
+
+
+def _engine_rows(
+    session: _Session,
+    bundle: Bundle,
+    engine: Engine,
+    data: EvaluationSet,
+    data_file: Path,
+    simulated: Path,
+    coverage: Coverage,
+) -> list[Row]:
+    configurations = [
+        *(Configuration("float", p) for p in engine.float_precisions()),
+        Configuration("simulated", "fp32"),
+        Configuration("int8", engine.int8_rest()),
+    ]
+    paths = {
+        "float": bundle.float_graph,
+        "simulated": simulated,
+        "int8": bundle.engine_folder(engine.name),
+    }
+    reference = data_file.with_name(f"{engine.name}-reference.npz")
+    title = f"{bundle.path.name} on {engine.name}"
+    with ExitStack() as stack:
+        workers = {}
+        warmups = {}
+        with session.progress.step(f"load {title}", total=len(configurations)) as advance:
+            for c in configurations:
+                worker = WorkerProcess(f"{title}, {c.name}", session.request.timeout_s)
+                workers[c] = stack.enter_context(worker)
+                worker.ask(
+                    "open",
+                    engine=engine.name,
+                    path=str(paths[c.graph]),
+                    graph=c.graph,
+                    rest=c.rest,
+                    threads=session.threads,
+                )
+                warmups[c] = worker.ask("warm_up", data=str(data_file))["times_ns"]
+                advance(1)
+        rounds, peaks = _interleaved(session, title, workers, warmups)
+        accuracy = {}
+        with session.progress.step(f"accuracy {title}", total=len(configurations)) as advance:
+            for index, (c, worker) in enumerate(workers.items()):
+                answer = worker.ask("evaluate", reference=str(reference), is_reference=index == 0)
+                accuracy[c] = [Accuracy.model_validate(a) for a in answer["accuracy"]]
+                advance(1)
+    return [
+        _row(
+            session,
+            bundle,
+            engine.name,
+            c,
+            latency=_latency(session, data, warmups[c], rounds[c]),
+            accuracy=accuracy[c],
+            coverage=coverage if c.graph == "int8" else None,
+            peak_memory_mib=peaks[c] / 1024,
+        )
+        for c in configurations
+    ]
+
+
+def _interleaved(
+    session: _Session,
+    title: str,
+    workers: Mapping[Configuration, WorkerProcess],
+    warmups: Mapping[Configuration, Sequence[int]],
+) -> tuple[dict[Configuration, list[list[int]]], dict[Configuration, int]]:
+    """Time all configurations in rounds, in an order drawn anew each round."""
+    least, most = _RUNS_PER_ROUND
+    aim_ns = session.request.round_ms * 1e6
+    runs = {c: min(most, max(least, math.ceil(aim_ns / min(w)))) for c, w in warmups.items()}
+    order = random.Random(session.request.seed)
+    rounds: dict[Configuration, list[list[int]]] = {c: [] for c in workers}
+    peaks: dict[Configuration, int] = {}
+    with session.progress.step(f"time {title}", total=session.request.rounds) as advance:
+        for _ in range(session.request.rounds):
+            for c in order.sample(list(workers), len(workers)):
+                answer = workers[c].ask("time", runs=runs[c])
+                rounds[c].append(answer["times_ns"])
+                peaks[c] = answer["peak_memory_kib"]
+            advance(1)
+    return rounds, peaks
+
+
+def _latency(
+    session: _Session, data: EvaluationSet, warmup: list[int], rounds: list[list[int]]
+) -> Latency:
+    shape = next(iter(data.batches[0].values())).shape
+    return Latency(
+        batch=shape[0],
+        sequence=shape[1] if len(shape) > 1 else 1,
+        threads=session.threads,
+        warmup_ns=warmup,
+        rounds_ns=rounds,
+    )
+
+
+def _built_row(session: _Session, bundle: Bundle, engine: str, coverage: Coverage) -> Row:
+    rest = bundle.manifest.engines[engine].rest
+    configuration = Configuration("int8", rest)  # type: ignore[arg-type]
+    return _row(session, bundle, engine, configuration, kind=Kind.BUILT, coverage=coverage)
+
+
+def _row(
+    session: _Session,
+    bundle: Bundle,
+    engine: str,
+    configuration: Configuration,
+    *,
+    kind: Kind | None = None,
+    **figures: Any,
+) -> Row:
+    manifest = bundle.manifest
+    graph = configuration.graph
+    files = {
+        "float": ("model.onnx",),
+        "simulated": ("model.int8.onnx",),
+        "int8": (f"engine/{engine}/",),
+    }[graph]
+    made = Kind.SIMULATED if graph == "simulated" else Kind.MEASURED
+    return Row(
+        schema=SCHEMA,
+        session=session.id,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=manifest.model.name,
+        bundle=bundle.path.name,
+        bundle_sha256=bundle.sha256,
+        attention=manifest.model.attention,
+        calibration=manifest.calibration_label,
+        task=manifest.model.task,
+        data=session.request.data.name,
+        engine=engine,
+        graph="float" if graph == "float" else "qdq",
+        precision="int8" if graph == "int8" else configuration.rest,
+        rest=configuration.rest,
+        kind=kind or made,
+        size_mib=bundle.size_mib(*files),
+        environment=session.environment,
+        **figures,
+    )
+
+
+def _environment(request: ProfileRequest, threads: int) -> dict[str, Any]:
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return {
+        **hardware(),
+        "threads": threads,
+        "load_average_1m": os.getloadavg()[0],
+        "governor": governor.read_text().strip() if governor.is_file() else "not readable",
+        "versions": package_versions(),
+        "rounds": request.rounds,
+        "seed": request.seed,
+    }

@@ -1,0 +1,86 @@
+"""One configuration in its own process: a loop that answers requests on a pipe.
+
+Requests and answers are JSON objects, one per line. The process is fresh, so
+its peak memory is the configuration's own, and it stays loaded between rounds,
+so that rounds of different configurations can alternate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from trueint8.errors import TrueInt8Error
+
+WARMUP_LEAST_RUNS = 5
+WARMUP_LEAST_S = 0.5
+
+
+class Worker:
+    """Holds one session and one batch."""
+
+    def open(self, engine: str, path: str, graph: str, rest: str, threads: int) -> dict[str, Any]:
+        """Load the engine; return the seconds it took."""
+        from deploy.engines import ENGINES
+        from deploy.sessions import Configuration
+
+        start = time.perf_counter()
+        configuration = Configuration(graph, rest)  # type: ignore[arg-type]
+        self._session = ENGINES.load(engine).open(Path(path), configuration, threads)
+        return {"load_s": time.perf_counter() - start}
+
+    def warm_up(self, data: str) -> dict[str, Any]:
+        """Run the first batch until it has been run often and long enough; return all times."""
+        from deploy.profiling.evaluation import load_evaluation
+
+        self._data = load_evaluation(Path(data))
+        self._batch = self._data.batches[0]
+        start = time.perf_counter()
+        times: list[int] = []
+        while len(times) < WARMUP_LEAST_RUNS or time.perf_counter() - start < WARMUP_LEAST_S:
+            times += self._timed(1)
+        return {"times_ns": times}
+
+    def time(self, runs: int) -> dict[str, Any]:
+        """Run the batch ``runs`` times; return each time and the peak memory so far."""
+        times = self._timed(runs)
+        return {
+            "times_ns": times,
+            "peak_memory_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+
+    def evaluate(self, reference: str, is_reference: bool) -> dict[str, Any]:
+        """Return the accuracy figures on all of the data."""
+        from deploy.profiling.evaluation import evaluate
+
+        figures = evaluate(
+            self._session, self._data, reference=Path(reference), is_reference=is_reference
+        )
+        return {"accuracy": [f.model_dump() for f in figures]}
+
+    def _timed(self, runs: int) -> list[int]:
+        times = []
+        for _ in range(runs):
+            start = time.perf_counter_ns()
+            self._session.run(self._batch)
+            times.append(time.perf_counter_ns() - start)
+        return times
+
+
+def serve() -> None:
+    """Answer requests until standard input closes."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to stderr, not into the answers
+    worker = Worker()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(worker, request.pop("do"))(**request)
+        except TrueInt8Error as err:
+            answer = {"error": {"problem": err.problem, "fix": err.fix}}
+        answers.write(json.dumps(answer) + "\n")

@@ -1,0 +1,94 @@
+"""The parent's side of a worker: start, ask, and stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from trueint8.errors import RunError
+
+_HOME = Path(__file__).resolve().parents[2]
+_SERVE = "from deploy.profiling.worker import serve; serve()"
+
+
+class WorkerProcess:
+    """A fresh process that holds one configuration.
+
+    Args:
+        label: What it holds, for messages.
+        timeout_s: Longest wait for one answer.
+    """
+
+    def __init__(self, label: str, timeout_s: float) -> None:
+        self.label = label
+        self._timeout_s = timeout_s
+        self._log = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _SERVE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(_HOME)},
+        )
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer.
+
+        Raises:
+            RunError: If the worker fails, dies, or does not answer in time.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        try:
+            stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            stdin.flush()
+        except BrokenPipeError as err:
+            raise self._died() from err
+        ready, _, _ = select.select([stdout], [], [], self._timeout_s)
+        if not ready:
+            raise RunError(
+                f"{self.label} gave no answer to {do!r} within {self._timeout_s:.0f} s",
+                fix="the engine hangs or the model is too large for this machine; "
+                "raise --timeout or profile fewer engines with --engine",
+            )
+        line = stdout.readline()
+        if not line:
+            raise self._died()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise RunError(f"{self.label}: {answer['error']['problem']}", fix=answer["error"]["fix"])
+        return answer
+
+    def _died(self) -> RunError:
+        code = self._process.wait()
+        self._log.seek(0)
+        last = "\n    ".join(self._log.read().strip().splitlines()[-6:])
+        reason = "out of memory, or killed" if code == -9 else f"exit code {code}"
+        return RunError(
+            f"{self.label}: its process died ({reason})\n    {last}",
+            fix="free memory, or profile one bundle or engine at a time",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._log.close()
