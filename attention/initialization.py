@@ -38,7 +38,7 @@ def start_from_text(model: Any, stream: Tokens) -> None:
 
     Args:
         model: With an even head width D and C <= V; its random state is the global one.
-        stream: Tokens of the training text; memory is V² float64.
+        stream: Tokens of the training text; it takes about 24·V² bytes of memory.
 
     References:
         Sinusoids: Vaswani et al. 2017, arXiv:1706.03762, section 3.5. Starting
@@ -65,7 +65,8 @@ def start_from_text(model: Any, stream: Tokens) -> None:
 def log_frequencies(stream: Tokens, vocab_size: int) -> Floats:
     """Return the log of each token's frequency, every count raised by one, (V,)."""
     counts = np.bincount(stream, minlength=vocab_size) + 1.0
-    return np.log(counts / counts.sum()).astype(np.float32)
+    result: Floats = np.log(counts / counts.sum()).astype(np.float32)
+    return result
 
 
 def co_occurrence_vectors(stream: Tokens, vocab_size: int, width: int) -> Floats:
@@ -87,17 +88,18 @@ def co_occurrence_vectors(stream: Tokens, vocab_size: int, width: int) -> Floats
         Levy and Goldberg 2014, "Neural word embedding as implicit matrix
         factorization"; context counts to the power 0.75: Levy et al. 2015, TACL 3.
     """
-    pairs = np.zeros(vocab_size * vocab_size)
+    joint = np.zeros((vocab_size, vocab_size), dtype=np.float32)
     for distance, weight in _DISTANCE_WEIGHTS.items():
         places = stream[:-distance] * vocab_size + stream[distance:]
-        pairs += weight * np.bincount(places, minlength=pairs.size)
-    joint = pairs.reshape(vocab_size, vocab_size)
-    joint = joint + joint.T
-    rows = joint.sum(axis=1, keepdims=True) + 1.0
+        counts = np.bincount(places, minlength=joint.size).reshape(joint.shape)
+        joint += np.float32(weight) * (counts + counts.T)
+    rows = joint.sum(axis=1, keepdims=True, dtype=np.float64).astype(np.float32) + 1.0
     contexts = rows.T**_CONTEXT_POWER
     with np.errstate(divide="ignore"):
-        information = np.log(joint * contexts.sum()) - np.log(rows) - np.log(contexts)
-    positive = torch.from_numpy(np.maximum(information, 0.0).astype(np.float32))
+        information = np.log(joint, out=joint)  # -inf where a pair does not occur
+    information -= np.log(rows)
+    information -= np.log(contexts / contexts.sum())
+    positive = torch.from_numpy(np.maximum(information, 0.0, out=information))
     left, singular, _ = torch.svd_lowrank(positive, q=width, niter=2)
     turn = torch.linalg.qr(torch.randn(width, width)).Q
     vectors = (left * singular.sqrt()) @ turn

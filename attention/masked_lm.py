@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from trueint8.errors import DataError
@@ -31,11 +32,15 @@ def token_stream(
     Raises:
         DataError: If there are fewer than ``at_least`` tokens.
     """
-    encoded = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_truncation()  # an earlier call may have left either in the tokenizer
+    core.no_padding()
+    encoded = core.encode_batch_fast(list(texts), add_special_tokens=False)
     stream = np.fromiter((t for e in encoded for t in e.ids), dtype=np.int64)
     if stream.size < at_least:
         raise DataError(
-            f"the text has {stream.size} tokens; at least {at_least} are needed", fix="give more text"
+            f"the text has {stream.size} tokens; at least {at_least} are needed",
+            fix="give more text",
         )
     return stream
 

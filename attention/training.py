@@ -6,8 +6,9 @@ anywhere in it, each framed by [CLS] and [SEP], so nothing is padded.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from attention.attaching import attach
 from attention.initialization import start_from_text
@@ -27,103 +29,22 @@ from attention.masked_lm import (
     masked_loss,
     token_stream,
 )
+from attention.recipe import SMALLEST_VOCAB, EncoderRecipe, rate_factor
 from trueint8.errors import ConfigError, DataError
 from trueint8.progress import Progress
 
-_SMALLEST_VOCAB = len(SPECIAL_TOKENS) + 256
-_LARGEST_VOCAB = 16_384
+__all__ = [
+    "EncoderRecipe",
+    "TrainingSummary",
+    "initial_encoder",
+    "train_encoder",
+    "train_tokenizer",
+]
+
 _REPORTS = 8
 _CHECKPOINT_EVERY_S = 120.0
 _BETAS = (0.9, 0.98)
 _LARGEST_GRADIENT = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderRecipe:
-    """Architecture and training of a small masked-LM encoder.
-
-    ``steps`` and ``seconds`` may both be given: the learning rate follows
-    whichever is closer to its end, and training stops there.
-
-    Attributes:
-        vocab_size: V, rows of the embedding, 261 <= V <= 16384.
-        layers: Encoder blocks, >= 1.
-        width: C <= V, an even multiple of ``heads``.
-        heads: H, >= 1.
-        ffn: Width of the feed-forward layers, >= 1.
-        sequence: T, with [CLS] and [SEP], >= 8.
-        batch_size: Windows per step, >= 1. Small ones suit short runs.
-        learning_rate: Peak of AdamW's, > 0.
-        warm_up: Share of the run, 0 <= warm_up < 1, over which the rate rises linearly.
-        decay: ``linear`` or ``cosine``, to zero at the end of the run.
-        weight_decay: On matrices only, >= 0.
-        mask_probability: Share of tokens to predict while training, 0 < p < 1. More
-            than BERT's 0.15 learns more from each token: Wettig et al. 2023,
-            arXiv:2202.08005.
-        seed: Of weights, windows and masks.
-        steps: Optimizer steps, >= 1, or None.
-        seconds: Wall clock from the call to the last step, > 0, or None. Runs bounded
-            by the clock differ in their number of steps.
-    """
-
-    vocab_size: int = 4096
-    layers: int = 4
-    width: int = 256
-    heads: int = 4
-    ffn: int = 1024
-    sequence: int = 128
-    batch_size: int = 4
-    learning_rate: float = 1e-3
-    warm_up: float = 0.1
-    decay: str = "linear"
-    weight_decay: float = 0.01
-    mask_probability: float = 0.3
-    seed: int = 0
-    steps: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check every range.
-
-        Raises:
-            ConfigError: Naming the first field out of range.
-        """
-        for name, holds, expected in _ranges(self):
-            if not holds:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)} is out of range; expected {expected}",
-                    fix=f"pass {name} within that range",
-                )
-        if self.steps is None and self.seconds is None:
-            raise ConfigError(
-                "the recipe has no end", fix="pass steps, seconds, or both to EncoderRecipe"
-            )
-
-
-def _ranges(recipe: EncoderRecipe) -> list[tuple[str, bool, str]]:
-    r = recipe
-    positive = ("layers", "heads", "ffn", "batch_size")
-    return [
-        *((name, getattr(r, name) >= 1, f"{name} >= 1") for name in positive),
-        (
-            "vocab_size",
-            _SMALLEST_VOCAB <= r.vocab_size <= _LARGEST_VOCAB,
-            f"{_SMALLEST_VOCAB} <= vocab_size <= {_LARGEST_VOCAB}",
-        ),
-        (
-            "width",
-            0 < r.width <= r.vocab_size and r.width % (2 * max(r.heads, 1)) == 0,
-            "an even multiple of heads, <= vocab_size",
-        ),
-        ("sequence", r.sequence >= 8, "sequence >= 8"),
-        ("learning_rate", r.learning_rate > 0, "learning_rate > 0"),
-        ("warm_up", 0 <= r.warm_up < 1, "0 <= warm_up < 1"),
-        ("decay", r.decay in ("linear", "cosine"), "linear or cosine"),
-        ("weight_decay", r.weight_decay >= 0, "weight_decay >= 0"),
-        ("mask_probability", 0 < r.mask_probability < 1, "0 < mask_probability < 1"),
-        ("steps", r.steps is None or r.steps >= 1, "steps >= 1"),
-        ("seconds", r.seconds is None or r.seconds > 0, "seconds > 0"),
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +88,9 @@ def train_tokenizer(
     References:
         Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019.
     """
-    if vocab_size < _SMALLEST_VOCAB:
+    if vocab_size < SMALLEST_VOCAB:
         raise ConfigError(
-            f"vocab_size={vocab_size} is out of range; expected vocab_size >= {_SMALLEST_VOCAB}",
+            f"vocab_size={vocab_size} is out of range; expected vocab_size >= {SMALLEST_VOCAB}",
             fix="pass 4096, or at least that many",
         )
     if not any(texts):
@@ -349,8 +270,9 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint as it is now."""
-        self.model.save_pretrained(self.out)
-        self.tokenizer.save_pretrained(self.out)
+        with _no_foreign_bars():
+            self.model.save_pretrained(self.out)
+            self.tokenizer.save_pretrained(self.out)
         self.saved = time.monotonic()
 
     def summary(self, variant: str) -> TrainingSummary:
@@ -385,23 +307,6 @@ class _Run:
         self.tokens += ids.size
 
 
-def rate_factor(share: float, warm_up: float, decay: str) -> float:
-    """Return the learning rate as a share of its peak.
-
-    Args:
-        share: How much of the run is over, >= 0.
-        warm_up: Share of the run over which the rate rises from a hundredth to the peak.
-        decay: ``linear`` or ``cosine``, to zero at share 1.
-
-    Returns:
-        A factor in [0, 1].
-    """
-    if share < warm_up:
-        return max(0.01, share / warm_up)
-    left = max(0.0, (1.0 - share) / (1.0 - warm_up))
-    return left if decay == "linear" else 0.5 - 0.5 * float(np.cos(np.pi * left))
-
-
 def _optimizer(model: Any, recipe: EncoderRecipe) -> Any:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -410,3 +315,15 @@ def _optimizer(model: Any, recipe: EncoderRecipe) -> Any:
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=_BETAS, fused=True)
+
+
+@contextlib.contextmanager
+def _no_foreign_bars() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars into ours."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

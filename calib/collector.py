@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.stats import TensorStats
+from export.matmuls import weight_initializer
 from export.onnx_file import load_clean, save_model
 from export.reference import open_reference
 from trueint8.errors import CalibrationError
@@ -69,7 +70,7 @@ def _operand_shapes(model_path: Path, batch: Batch, scratch: Path) -> dict[str, 
         for node in graph
         if node.op_type == "MatMul"
         for v in node.inputs
-        if v is not None and not v.is_initializer()
+        if v is not None and weight_initializer(v) is None
     }
     fixed = any(isinstance(v.shape[0], int) for v in graph.inputs if v.shape)
     one = batch if fixed else {k: v[:1] for k, v in batch.items()}

@@ -5,6 +5,7 @@
 Activations are per-tensor, weights per output channel and stored as INT8
 initializers; zero points are 0. Biases stay float and outputs carry no Q/DQ,
 which is the form TensorRT, OpenVINO and ONNX Runtime all execute in INT8.
+A weight that several matmuls share is quantized once.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from calib.placement import Placement
 from calib.schemes import QuantParams, quantize_weight
 from export.initializers import add_initializer, remove_unused_initializers
-from export.matmuls import MatMul
+from export.matmuls import MatMul, weight_array
 
 
 def insert_qdq(model: ir.Model, placement: Placement, params: Mapping[str, QuantParams]) -> None:
@@ -31,6 +33,7 @@ def insert_qdq(model: ir.Model, placement: Placement, params: Mapping[str, Quant
     graph = model.graph
     nodes = {node.name: node for node in graph}
     dequantized: dict[str, ir.Value] = {}
+    weights: dict[str, ir.Value] = {}
     for matmul in placement.quantized:
         node = nodes[matmul.name]
         side = 1 - matmul.weight_side
@@ -45,9 +48,14 @@ def insert_qdq(model: ir.Model, placement: Placement, params: Mapping[str, Quant
                 graph.insert_after(producer, pair)
             dequantized[matmul.activation] = pair[1].outputs[0]
         node.replace_input_with(side, dequantized[matmul.activation])
-        weight = _weight_dequantizer(graph, matmul, node)
-        graph.insert_before(node, [weight])
-        node.replace_input_with(matmul.weight_side, weight.outputs[0])
+        operand = node.inputs[matmul.weight_side]
+        assert operand is not None
+        if operand.name not in weights:
+            dequantizer = _weight_dequantizer(matmul, operand, graph)
+            graph.insert_before(node, [dequantizer])
+            weights[str(operand.name)] = dequantizer.outputs[0]
+        node.replace_input_with(matmul.weight_side, weights[str(operand.name)])
+    common.RemoveUnusedNodesPass()(model)
     remove_unused_initializers(graph)
 
 
@@ -65,10 +73,8 @@ def _activation_pair(
     return [quantize, dequantize]
 
 
-def _weight_dequantizer(graph: ir.Graph, matmul: MatMul, node: ir.Node) -> ir.Node:
-    value = node.inputs[matmul.weight_side]
-    assert value is not None and value.const_value is not None
-    weight = value.const_value.numpy()
+def _weight_dequantizer(matmul: MatMul, operand: ir.Value, graph: ir.Graph) -> ir.Node:
+    weight = weight_array(operand)
     axis = weight.ndim - 1 if matmul.weight_side == 1 else weight.ndim - 2
     integers, params = quantize_weight(weight, axis)
     stem = f"{matmul.name}.weight"

@@ -132,6 +132,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
                 name=s.matmul.name,
                 weighted=s.matmul.weight is not None,
                 macs=macs[s.matmul.name],
+                returns=s.matmul.returns,
                 reason=s.reason,
             )
             for s in placement.sites
@@ -238,7 +239,7 @@ def _engines(
     steps: _Steps,
     progress: Progress,
 ) -> dict[str, EngineEntry]:
-    names = [s.matmul.name for s in placement.sites]
+    names = {s.matmul.name: s.matmul.returns for s in placement.sites}
     entries = {}
     for name in plan.engines:
         engine: Engine = ENGINES.load(name)
@@ -250,7 +251,6 @@ def _engines(
                     int8_graph=folder / layout.INT8_GRAPH,
                     folder=target,
                     shapes=_shapes(samples.batches[0], plan.source.max_positions),
-                    matmuls=names,
                     progress=progress,
                 )
             )

@@ -67,8 +67,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         check_one_installation()
-        group.main(arguments, prog_name="deploy", standalone_mode=False)
-        code = 0
+        result = group.main(arguments, prog_name="deploy", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
     except TrueInt8Error as err:
         if debug:
             raise
@@ -76,8 +76,6 @@ def main() -> NoReturn:
         code = err.exit_code
     except click.ClickException as err:
         err.show()
-        code = err.exit_code
-    except click.exceptions.Exit as err:
         code = err.exit_code
     except (KeyboardInterrupt, click.Abort):
         print("deploy: interrupted; nothing half-written was left", file=sys.stderr)

@@ -72,6 +72,7 @@ class MatMulEntry(Record):
     name: str
     weighted: bool
     macs: int = Field(description="Multiply-accumulates of one calibration sequence.")
+    returns: str = Field(description="The graph output it gives, or empty.")
     reason: str
 
 

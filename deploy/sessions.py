@@ -43,7 +43,6 @@ class BuildRequest:
     int8_graph: Path
     folder: Path
     shapes: Shapes
-    matmuls: list[str]
     progress: Progress
 
 
@@ -99,9 +98,10 @@ class Engine(Protocol):
             BuildError: If the engine refuses the graph; holds every line it logged.
         """
 
-    def audit(self, folder: Path, matmuls: list[str]) -> dict[str, str]:
+    def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
         """Return the precision each matmul executes in, read from the engine itself.
 
+        ``matmuls`` maps each name to the graph output it gives, or to "".
         ``int8`` means both operands are INT8; otherwise a float precision or
         :data:`NOT_FOUND`.
         """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import onnx_ir as ir
 
 _PASSIVE = {"Add", "Identity", "Cast", "Reshape"}
@@ -15,18 +16,41 @@ _PASSIVE = {"Add", "Identity", "Cast", "Reshape"}
 class MatMul:
     """One MatMul node.
 
-    ``weight`` is the initializer on side ``weight_side`` (0 or 1), or None if
+    ``weight`` is the initializer behind side ``weight_side`` (0 or 1), or None if
     both operands are activations; ``activation`` is the other operand.
-    ``macs`` counts multiply-accumulates of one sequence of the reference length.
+    ``returns`` is the graph output it gives, itself or through its bias, else "".
     """
 
     name: str
     activation: str
     weight: str | None
     weight_side: int
-    output: str
     is_head: bool
-    macs: int = 0
+    returns: str
+
+
+def weight_initializer(operand: ir.Value) -> ir.Value | None:
+    """Return the initializer a matmul's operand is, or is the transpose of; None if it is neither.
+
+    A language-model head tied to the embedding multiplies by its transpose.
+    """
+    if operand.is_initializer():
+        return operand
+    node = operand.producer()
+    if node is None or node.op_type != "Transpose":
+        return None
+    source = node.inputs[0]
+    assert source is not None
+    two_axes = source.const_value is not None and len(source.const_value.shape) == 2
+    return source if source.is_initializer() and two_axes else None
+
+
+def weight_array(operand: ir.Value) -> np.ndarray:
+    """Return the values of a weight operand as the matmul sees them."""
+    weight = weight_initializer(operand)
+    assert weight is not None and weight.const_value is not None
+    array = weight.const_value.numpy()
+    return array if weight is operand else array.T
 
 
 def find_matmuls(model: ir.Model, *, modules_named: bool) -> list[MatMul]:
@@ -44,16 +68,16 @@ def find_matmuls(model: ir.Model, *, modules_named: bool) -> list[MatMul]:
             continue
         a, b = node.inputs
         assert a is not None and b is not None and node.name is not None
-        side = 1 if b.is_initializer() else 0 if a.is_initializer() else -1
-        weight = (a, b)[side] if side >= 0 else None
+        side = next((i for i in (1, 0) if weight_initializer((a, b)[i]) is not None), -1)
+        weight = weight_initializer((a, b)[side]) if side >= 0 else None
         found.append(
             MatMul(
                 name=node.name,
                 activation=str((a if side == 1 else b).name),
                 weight=str(weight.name) if weight is not None else None,
                 weight_side=max(side, 0),
-                output=str(node.outputs[0].name),
                 is_head=node in heads,
+                returns=_returned(node),
             )
         )
     return found
@@ -75,10 +99,12 @@ def macs_from_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 def _shape(value: ir.Value | None, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     assert value is not None
-    if value.is_initializer():
-        assert value.const_value is not None
-        return tuple(int(d) for d in value.const_value.shape)
-    return shapes[str(value.name)]
+    weight = weight_initializer(value)
+    if weight is None:
+        return shapes[str(value.name)]
+    assert weight.const_value is not None
+    shape = tuple(int(d) for d in weight.const_value.shape)
+    return shape if weight is value else shape[::-1]
 
 
 def vocabulary_size(model: ir.Model, input_name: str) -> int | None:
@@ -114,11 +140,21 @@ def _head_nodes(model: ir.Model, *, modules_named: bool) -> set[ir.Node]:
     return projections | {n for n in weighted if str(n.name).split(".")[0] != body}
 
 
+def _returned(node: ir.Node) -> str:
+    value = node.outputs[0]
+    if value.is_graph_output():
+        return str(value.name)
+    for user, _ in value.uses():
+        if user.op_type == "Add" and user.outputs[0].is_graph_output():
+            return str(user.outputs[0].name)
+    return ""
+
+
 def _columns(node: ir.Node) -> int | None:
-    weight = node.inputs[1]
-    if weight is None or weight.const_value is None:
+    operand = node.inputs[1]
+    if operand is None or weight_initializer(operand) is None:
         return None
-    return int(weight.const_value.shape[-1])
+    return _shape(operand, {})[-1]
 
 
 def _reaches_output(value: ir.Value) -> bool:

@@ -17,6 +17,9 @@ from trueint8.errors import BuildError, MissingDependency, RunError
 
 FILE = "model.onnx"
 
+_MAKES_FLOAT_GEMMS = "MatMulAddFusion"
+"""Turns a 2-D MatMul with a float bias into a Gemm, which has no integer kernel with such a bias."""
+
 _INT8_OPERATORS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"}
 _FLOAT_OPERATORS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
 _DTYPES = {
@@ -125,7 +128,10 @@ class OnnxRuntime:
             options.optimized_model_filepath = str(out)
             try:
                 library.InferenceSession(
-                    model_bytes(model), options, providers=["CPUExecutionProvider"]
+                    model_bytes(model),
+                    options,
+                    providers=["CPUExecutionProvider"],
+                    disabled_optimizers=[_MAKES_FLOAT_GEMMS],
                 )
             except Exception as err:  # ONNX Runtime's exception classes share no public base
                 raise BuildError(
@@ -137,7 +143,7 @@ class OnnxRuntime:
                 "ONNX Runtime wrote no optimized graph", fix="check free disk space and permissions"
             )
 
-    def audit(self, folder: Path, matmuls: list[str]) -> dict[str, str]:
+    def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
         """Read the operator that took each matmul's place from the optimized graph."""
         found: dict[str, str] = {}
         for node in onnx.load(str(folder / FILE)).graph.node:

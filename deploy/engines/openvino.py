@@ -19,6 +19,7 @@ _HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITY: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 _NAME_OF = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _MATMUL_LAYERS = ("FullyConnected", "MatMul")
+_FUSED_LAYERS = ("Subgraph", "ScaledDotProductAttentionWithKVCache", "MHA")
 
 
 def _library() -> Any:
@@ -126,18 +127,31 @@ class OpenVino:
                     fix="check free disk space and the graph with onnx.checker",
                 ) from err
 
-    def audit(self, folder: Path, matmuls: list[str]) -> dict[str, str]:
-        """Read ``runtimePrecision`` of every matmul from the compiled model."""
+    def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
+        """Read ``runtimePrecision`` of every matmul from the compiled model.
+
+        Attention that was fused into one subgraph reports the subgraph's precision;
+        a layer that gives a graph output is called after that output.
+        """
         compiled = compile_model(_library(), folder / FILE, self.int8_rest(), 0)
-        found: dict[str, str] = {}
+        found: dict[str, dict[str, str]] = {"matmul": {}, "fused": {}, "weight": {}}
         for op in compiled.get_runtime_model().get_ordered_ops():
             info = {k: str(v.value) for k, v in op.get_rt_info().items()}
-            if info.get("layerType") not in _MATMUL_LAYERS:
+            layer = info.get("layerType", "")
+            if layer not in (*_MATMUL_LAYERS, *_FUSED_LAYERS):
                 continue
+            group = found["matmul" if layer in _MATMUL_LAYERS else "fused"]
             precision = _NAME_OF.get(info["runtimePrecision"], info["runtimePrecision"])
-            for part in info["originalLayersNames"].split(","):
-                found[part] = precision
-        return {name: _lookup(found, name) for name in matmuls}
+            group |= dict.fromkeys(info["originalLayersNames"].split(","), precision)
+            found["weight"][_weight_name(op)] = precision
+        return {
+            name: _lookup(found["matmul"], name)
+            or found["weight"].get(f"{name}.weight_int8")
+            or found["matmul"].get(returned)
+            or _lookup(found["fused"], name)
+            or NOT_FOUND
+            for name, returned in matmuls.items()
+        }
 
     def open(self, path: Path, configuration: Configuration, threads: int) -> OpenVinoSession:
         """Compile a float ``.onnx`` or the IR in the engine's folder."""
@@ -145,10 +159,23 @@ class OpenVino:
         return OpenVinoSession(file, configuration.rest, threads)
 
 
-def _lookup(found: dict[str, str], name: str) -> str:
-    """Fused layers keep the matmul's name as a prefix, as in ``name/DequantizationMultiply``."""
+def _weight_name(op: Any) -> str:
+    """Return the name of the constant behind a layer's second input, or "" if there is none.
+
+    A layer whose bias is zero or absent can lose its own name to a multiplication after it.
+    """
+    if op.get_input_size() < 2:
+        return ""
+    node = op.input_value(1).get_node()
+    while node.get_type_name() and node.get_input_size() > 0:
+        node = node.input_value(0).get_node()
+    return str(node.get_friendly_name())
+
+
+def _lookup(found: dict[str, str], name: str) -> str | None:
+    """Layers keep the matmul's name, or have it as a prefix: ``name/DequantizationMultiply``."""
     matches = {p for part, p in found.items() if part == name or part.startswith(f"{name}/")}
-    return matches.pop() if len(matches) == 1 else NOT_FOUND
+    return matches.pop() if len(matches) == 1 else None
 
 
 ENGINE = OpenVino()

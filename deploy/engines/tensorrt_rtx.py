@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ class TensorRtRtx:
         with storage_errors(out):
             out.write_bytes(bytes(plan))
 
-    def audit(self, folder: Path, matmuls: list[str]) -> dict[str, str]:
+    def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
         """Read each matmul's operand types from the text inside the plan."""
         found: dict[str, str] = {}
         for operation, name, operands in plan_operations((folder / FILE).read_bytes()):

@@ -1,4 +1,4 @@
-"""Y = MatMul(A, B), renamed after the module that computes it; nothing else changes."""
+"""Y = MatMul(A, B) + c, renamed after the module that computes it; nothing else changes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import ast
 
 import onnx_ir as ir
 
+from export.matmuls import weight_initializer
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _WRAPPER = "model."
+_EPILOGUES = ("Add", "Mul", "Div")
 
 
 class NameMatMuls(ir.passes.InPlacePass):
@@ -29,6 +32,7 @@ class NameMatMuls(ir.passes.InPlacePass):
             taken.add(name)
             node.name = name
             _name_weight(model.graph, node)
+            _name_epilogue(node)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -40,8 +44,19 @@ def _module_name(node: ir.Node) -> str | None:
     if len(parts) < 2 or not parts[-2]:
         return None
     module = parts[-2].removeprefix(_WRAPPER)
-    has_weight = any(v is not None and v.const_value is not None for v in node.inputs)
+    has_weight = any(v is not None and weight_initializer(v) is not None for v in node.inputs)
     return module if has_weight else f"{module}/{parts[-1]}"
+
+
+def _name_epilogue(node: ir.Node) -> None:
+    """Call the bias or scale that follows ``name/add`` or ``name/mul``.
+
+    Engines that fuse it into the matmul often keep only the later name.
+    """
+    uses = list(node.outputs[0].uses())
+    if len(uses) == 1 and uses[0][0].op_type in _EPILOGUES:
+        follower = uses[0][0]
+        follower.name = f"{node.name}/{follower.op_type.lower()}"
 
 
 def _name_weight(graph: ir.Graph, node: ir.Node) -> None:

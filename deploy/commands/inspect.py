@@ -1,0 +1,104 @@
+"""``deploy inspect``: which matmuls are quantized, and what each engine executes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.options import argument, command_from_options, option, print_json
+
+HELP = """Show, per matmul, whether the graph quantizes it and what each engine runs it in.
+
+The precision is read from the engine itself: OpenVINO's runtime model, the graph ONNX Runtime
+optimized, the text of the TensorRT-RTX plan (BUILT, not run). With --min-coverage the exit code
+is 1 where an engine's INT8 MAC coverage is below it.
+
+\b
+Examples:
+  deploy inspect bert-int8
+  deploy inspect bert-int8 --engine openvino --json
+  deploy inspect bert-int8 --min-coverage 90
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InspectOptions:
+    """Everything ``deploy inspect`` can be told."""
+
+    bundle: str | None = argument(metavar="BUNDLE")
+    engine: str | None = option(help="Only this engine.  [default: all in the bundle]")
+    min_coverage: float | None = option(
+        type=float, help="Fail if an engine runs fewer percent of the MACs in INT8."
+    )
+    json: bool = option(False, type=bool, help="Print the audit as JSON.")
+
+
+def run(options: InspectOptions) -> None:
+    """Audit every engine of the bundle and print one line per matmul."""
+    from deploy.audit import audit_engine
+    from deploy.bundle import open_bundle
+    from trueint8.errors import ConfigError
+
+    if options.bundle is None:
+        raise ConfigError("no bundle given", fix="deploy inspect BUNDLE")
+    bundle = open_bundle(Path(options.bundle))
+    names = [options.engine] if options.engine else list(bundle.manifest.engines)
+    audits = [audit_engine(bundle, name) for name in names]
+    if options.json:
+        print_json([_plain(audit) for audit in audits])
+    else:
+        _print_table(audits)
+    low = [a for a in audits if a.coverage().share * 100 < (options.min_coverage or 0)]
+    for audit in low:
+        click.echo(
+            f"{audit.engine}: coverage {audit.coverage().share:.1%} is below "
+            f"{options.min_coverage:g} %",
+            err=True,
+        )
+    if low:
+        raise click.exceptions.Exit(1)
+
+
+def _plain(audit: Any) -> dict[str, Any]:
+    coverage = audit.coverage()
+    return {
+        "engine": audit.engine,
+        "kind": audit.kind,
+        "int8_mac_coverage": coverage.share,
+        "coverage": coverage.model_dump(),
+        "matmuls": [dataclasses.asdict(line) for line in audit.lines],
+    }
+
+
+def _print_table(audits: list[Any]) -> None:
+    lines = audits[0].lines
+    total = sum(line.macs for line in lines) or 1
+    width = max(len(line.matmul) for line in lines)
+    columns = [max(len(a.engine), len("not found")) for a in audits]
+    header = "  ".join(f"{a.engine:<{w}}" for a, w in zip(audits, columns, strict=True))
+    click.echo(f"{'matmul':<{width}}  {'MACs':>6}  {'graph':<5}  {header}")
+    for index, line in enumerate(lines):
+        executed = "  ".join(
+            f"{a.lines[index].executed:<{w}}" for a, w in zip(audits, columns, strict=True)
+        )
+        graph = "Q/DQ" if not line.reason else "float"
+        click.echo(f"{line.matmul:<{width}}  {line.macs / total:6.1%}  {graph:<5}  {executed}")
+    click.echo()
+    for reason in dict.fromkeys(line.reason for line in lines if line.reason):
+        count = sum(line.reason == reason for line in lines)
+        click.echo(f"float in the graph, {count}: {reason}")
+    for audit in audits:
+        coverage = audit.coverage()
+        click.echo(
+            f"{audit.engine}: {coverage.share:.1%} of MACs in INT8 "
+            f"({coverage.int8_matmuls} matmuls; {coverage.weight_matmuls} have weights)  "
+            f"[{audit.kind}, read from the engine]"
+        )
+        for line in audit.missed():
+            click.echo(f"  carries Q/DQ but runs in {line.executed}: {line.matmul}")
+
+
+COMMAND = command_from_options(InspectOptions, run, help=HELP)

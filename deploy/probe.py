@@ -1,0 +1,68 @@
+"""The smallest INT8 engine there is: does this engine work on this machine at all?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from calib.placement import place_qdq
+from calib.qdq import insert_qdq
+from calib.schemes import activation_params
+from deploy.engines import ENGINES
+from deploy.sessions import BuildRequest, Configuration, Engine
+from export.initializers import add_initializer
+from export.matmuls import find_matmuls
+from export.onnx_file import save_model
+from trueint8.errors import RunError
+from trueint8.progress import Silence
+
+_WIDTH = 64
+
+
+def probe_engine(name: str, folder: Path) -> str:
+    """Build Y = X·W in INT8, check what it runs in, and run it where it can run.
+
+    Returns:
+        The precision the engine says it executes the matmul in.
+
+    Raises:
+        RunError: If it is not INT8 or the result is wrong.
+    """
+    engine: Engine = ENGINES.load(name)
+    x, weight = _operands()
+    graph = folder / "probe.onnx"
+    save_model(_quantized_matmul(weight, float(np.abs(x).max())), graph)
+    shape = x.shape
+    engine.build(BuildRequest(graph, folder, {"x": (shape, shape, shape)}, Silence()))
+    precision = engine.audit(folder, {"probe": "y"})["probe"]
+    if precision != "int8":
+        raise RunError(f"{name} runs the probe in {precision}", fix="check the engine's version")
+    if engine.runs_here:
+        with engine.open(folder, Configuration("int8", engine.int8_rest()), 1) as session:
+            error = np.abs(session.run({"x": x})["y"] - x @ weight).max()
+        if not error < 0.1 * np.abs(x @ weight).max():
+            raise RunError(f"{name} computes a wrong INT8 result", fix="check the engine's version")
+    return precision
+
+
+def _operands() -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((4, _WIDTH)).astype(np.float32)
+    return x, draw.standard_normal((_WIDTH, _WIDTH)).astype(np.float32)
+
+
+def _quantized_matmul(weight: np.ndarray, amax: float) -> ir.Model:
+    kind = ir.TensorType(ir.DataType.FLOAT)
+    x = ir.Value(name="x", shape=ir.Shape(["batch", _WIDTH]), type=kind)
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 20}, name="probe")
+    matmul = ir.node("MatMul", [x, add_initializer(graph, "w", weight)], name="probe")
+    output = matmul.outputs[0]
+    output.name, output.shape, output.type = "y", ir.Shape(["batch", _WIDTH]), kind
+    graph.append(matmul)
+    graph.outputs.append(output)
+    model = ir.Model(graph, ir_version=10)
+    placement = place_qdq(find_matmuls(model, modules_named=False), quantize_head=True)
+    insert_qdq(model, placement, {"x": activation_params("x", amax)})
+    return model
