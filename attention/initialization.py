@@ -38,7 +38,7 @@ def start_from_text(model: Any, stream: Tokens) -> None:
 
     Args:
         model: With an even head width D and C <= V; its random state is the global one.
-        stream: Tokens of the training text; it takes about 24·V² bytes of memory.
+        stream: Tokens of the training text; it takes about 30·V² bytes of memory.
 
     References:
         Sinusoids: Vaswani et al. 2017, arXiv:1706.03762, section 3.5. Starting
