@@ -104,11 +104,12 @@ def _unpadded(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """Drop padded positions of (B, T, ...) and of (B·T, C); leave any other shape whole."""
     if mask is None or mask.all():
         return values
+    kept = values
     if values.ndim >= 3 and values.shape[:2] == mask.shape:
-        return values[mask.astype(bool)]
-    if values.ndim == 2 and values.shape[0] == mask.size:
-        return values[mask.astype(bool).reshape(-1)]
-    return values
+        kept = values[mask.astype(bool)]
+    elif values.ndim == 2 and values.shape[0] == mask.size:
+        kept = values[mask.astype(bool).reshape(-1)]
+    return kept
 
 
 def _refuse_nonfinite(name: str, seen: TensorStats, batch: int) -> None:

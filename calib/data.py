@@ -142,9 +142,7 @@ def check_lengths(samples: Samples, max_positions: int | None) -> None:
     Raises:
         DataError: With both lengths.
     """
-    longest = max(
-        (b["input_ids"].shape[1] for b in samples.batches if "input_ids" in b), default=0
-    )
+    longest = max((b["input_ids"].shape[1] for b in samples.batches if "input_ids" in b), default=0)
     if max_positions is not None and longest > max_positions:
         raise DataError(
             f"{samples.name} holds sequences of {longest} tokens; the model has {max_positions} "
@@ -328,7 +326,7 @@ def _read_arrays(file: Path, inputs: Sequence[GraphInput]) -> dict[str, np.ndarr
     missing = [n for n in names if n not in arrays]
     if missing:
         raise DataError(
-            f"{file} has no array {missing[0]!r}; it holds: {', '.join(sorted(arrays)) or 'nothing'}",
+            f"{file} has no array {missing[0]!r}; it holds: {', '.join(sorted(arrays)) or '-'}",
             fix=f"name the arrays as the model's inputs: {', '.join(names)}",
         )
     if len({len(arrays[n]) if arrays[n].ndim else -1 for n in names}) != 1:

@@ -65,7 +65,8 @@ class TensorStats:
 
     def absolute_histogram(self) -> np.ndarray:
         """Return counts of |x| by the upper 15 bits below the sign, (32768,) uint64."""
-        return self.histogram[:_SIGN] + self.histogram[_SIGN:]
+        both: np.ndarray = self.histogram[:_SIGN] + self.histogram[_SIGN:]
+        return both
 
 
 def bin_edges() -> np.ndarray:

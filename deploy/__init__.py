@@ -1,12 +1,12 @@
 """Build INT8 engines from trained transformers, run them, profile them, report.
 
-    import deploy
+import deploy
 
-    bundle = deploy.build("bert-base", calib_data="wiki.txt", out="bert-int8")
-    with deploy.load(bundle.path) as session:
-        outputs = session.run({"input_ids": ids, "attention_mask": mask})
-    rows = deploy.profile([bundle.path], data="eval.txt")
-    deploy.report(rows, "report.html")
+bundle = deploy.build("bert-base", calib_data="wiki.txt", out="bert-int8")
+with deploy.load(bundle.path) as session:
+    outputs = session.run({"input_ids": ids, "attention_mask": mask})
+rows = deploy.profile([bundle.path], data="eval.txt")
+deploy.report(rows, "report.html")
 """
 
 from __future__ import annotations

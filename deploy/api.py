@@ -46,7 +46,7 @@ def build(
         TrueInt8Error: One of its subclasses, each with the fix.
     """
     given = {"model": model, "calib_data": calib_data, "out": out}
-    texts = {k: str(v) for k, v in given.items() if v is not None}
+    texts: dict[str, Any] = {k: str(v) for k, v in given.items() if v is not None}
     plan = plan_from_options(BuildOptions(int8=True, **texts, **options))
     return build_bundle(plan, progress or Silence())[0]
 

@@ -60,7 +60,9 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
             fix=f"choose one of: {', '.join(bundle.manifest.engines)}",
         )
     matmuls = bundle.manifest.matmuls
-    executed = ENGINES.load(name).audit(bundle.engine_folder(name), {m.name: m.returns for m in matmuls})
+    executed = ENGINES.load(name).audit(
+        bundle.engine_folder(name), {m.name: m.returns for m in matmuls}
+    )
     return Audit(
         engine=name,
         kind=Kind.MEASURED if bundle.manifest.engines[name].runs_here else Kind.BUILT,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from safetensors.numpy import save
 
 from calib.collector import Observation, observe
-from calib.data import GraphInput, Request, Samples, load_samples
+from calib.data import GraphInput, Samples
 from calib.estimators import ESTIMATORS
 from calib.placement import Placement, place_qdq
 from calib.qdq import insert_qdq
@@ -171,8 +170,12 @@ def _export(
         f"parity with torch: largest difference {parity.relative_error:.1e} of the largest "
         f"output (tolerance {parity.tolerance:.0e})"
     )
-    return inputs, samples, ParityEntry(
-        relative_error=parity.relative_error, tolerance=parity.tolerance, shapes=parity.shapes
+    return (
+        inputs,
+        samples,
+        ParityEntry(
+            relative_error=parity.relative_error, tolerance=parity.tolerance, shapes=parity.shapes
+        ),
     )
 
 
@@ -268,7 +271,9 @@ def _engines(
 
 def _prove_it_runs(engine: Engine, folder: Path, batch: Mapping[str, np.ndarray]) -> None:
     """Load the engine from the files just written and run it, so that none is sealed broken."""
-    with engine.open(folder, Configuration("int8", engine.int8_rest()), default_threads()) as session:
+    with engine.open(
+        folder, Configuration("int8", engine.int8_rest()), default_threads()
+    ) as session:
         outputs = session.run(batch)
     for name, values in outputs.items():
         if not np.isfinite(values).all():
@@ -279,7 +284,7 @@ def _prove_it_runs(engine: Engine, folder: Path, batch: Mapping[str, np.ndarray]
 
 
 def _shapes(batch: Mapping[str, np.ndarray], max_positions: int | None) -> Shapes:
-    """Return (1, 1, ...), the calibration batch's shape, and that shape with the longest sequence."""
+    """Return (1, 1, ...), the calibration batch's shape, and that with the longest sequence."""
     longest = min(max_positions or RTX_MAX_SEQUENCE, RTX_MAX_SEQUENCE)
     shapes = {}
     for name, array in batch.items():

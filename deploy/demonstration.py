@@ -67,7 +67,8 @@ def run_demo(
         bundle, _ = build_bundle(plan_from_options(options), progress)
         bundles.append(bundle.path)
     rows = measure(
-        ProfileRequest(bundles, text["held-out"], rounds=rounds, threads=default_threads()), progress
+        ProfileRequest(bundles, text["held-out"], rounds=rounds, threads=default_threads()),
+        progress,
     )
     write_results(out / "results.jsonl", rows)
     report = out / "report.html"

@@ -33,10 +33,11 @@ def draw_inputs(
         seed: Makes the draw repeatable.
     """
     draw = np.random.default_rng(seed)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for item in inputs:
         first = item.shape[0] if item.shape and item.shape[0] is not None else COUNT
         shape = (first, *like[item.name].shape[1:])
+        array: np.ndarray
         if item.dtype.kind == "f":
             array = draw.standard_normal(shape)
         elif "mask" in item.name:

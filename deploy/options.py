@@ -67,7 +67,9 @@ def command_from_options(
         if not configurable:
             run(options(**given))
             return
-        values, origins = merge_configuration(options, given, str(click.get_current_context().info_name))
+        values, origins = merge_configuration(
+            options, given, str(click.get_current_context().info_name)
+        )
         run(options(**values), origins)
 
     return click.Command(

@@ -1,1 +1,1 @@
-"""Trained model to ONNX: sources, the torch exporter, graph passes, the typed graph engines want."""
+"""Trained model to ONNX: sources, the torch exporter, graph passes, typed graphs."""

@@ -82,9 +82,18 @@ def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as err:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as err:
         first = (str(err).strip() or type(err).__name__).splitlines()[0]
-        raise ExportError(f"{source.path} cannot be loaded for {source.task}: {first}", fix=fix) from err
+        raise ExportError(
+            f"{source.path} cannot be loaded for {source.task}: {first}", fix=fix
+        ) from err
     absent = sorted(k for k in info["missing_keys"] if "pooler" not in k)
     wrong = sorted(str(k) for k in info["mismatched_keys"])
     if absent or wrong:
@@ -93,7 +102,8 @@ def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
             f"{', '.join((absent + wrong)[:4])}",
             fix=fix,
         )
-    return Forward(model.eval()).eval()
+    forward: Forward = Forward(model.eval()).eval()
+    return forward
 
 
 def input_names(model: Forward, source: Source) -> list[str]:

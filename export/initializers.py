@@ -14,7 +14,7 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(
-        name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)
+        name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
     )
     graph.register_initializer(value)
     return value

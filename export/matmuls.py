@@ -103,7 +103,7 @@ def _shape(value: ir.Value | None, shapes: Mapping[str, tuple[int, ...]]) -> tup
     if weight is None:
         return shapes[str(value.name)]
     assert weight.const_value is not None
-    shape = tuple(int(d) for d in weight.const_value.shape)
+    shape = weight.const_value.shape.numpy()
     return shape if weight is value else shape[::-1]
 
 
@@ -116,8 +116,12 @@ def vocabulary_size(model: ir.Model, input_name: str) -> int | None:
         for node, index in current.uses():
             if node.op_type == "Gather" and index == 1:
                 table = node.inputs[0]
-                if table is not None and table.const_value is not None and len(table.const_value.shape) == 2:
-                    return int(table.const_value.shape[0])
+                if (
+                    table is not None
+                    and table.const_value is not None
+                    and len(table.const_value.shape) == 2
+                ):
+                    return table.const_value.shape.numpy()[0]
             elif node.op_type in ("Cast", "Reshape", "Identity") and index == 0:
                 frontier.append(node.outputs[0])
     return None

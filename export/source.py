@@ -94,7 +94,9 @@ class Source:
             weights = sorted(self.path.glob("*.safetensors"))
             yield from weights or sorted(self.path.glob("*.bin"))
         if self.tokenizer is not None:
-            yield from (self.tokenizer / f for f in TOKENIZER_FILES if (self.tokenizer / f).is_file())
+            yield from (
+                self.tokenizer / f for f in TOKENIZER_FILES if (self.tokenizer / f).is_file()
+            )
 
     def sha256(self) -> str:
         """Return one digest of :meth:`files`."""
@@ -154,7 +156,11 @@ def _downloaded(model: str, path: Path) -> Path:
         )
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError as err:
         raise ExportError(
             f"no folder or file at {path}, and hub ids need huggingface_hub",

@@ -36,9 +36,7 @@ class Parity:
     shapes: list[list[int]]
 
 
-def export_checkpoint(
-    model: Forward, task: Task, samples: Sequence[Arrays], out: Path
-) -> Parity:
+def export_checkpoint(model: Forward, task: Task, samples: Sequence[Arrays], out: Path) -> Parity:
     """Export to ``out`` with dynamic batch and sequence, and check it against torch.
 
     Args:
@@ -89,7 +87,7 @@ def _traced(model: Forward, task: Task, sample: Arrays) -> ir.Model:
 
 def _with_named_axes(model: ir.Model) -> ir.Model:
     """Call the first two axes of every input ``batch`` and ``sequence``, and outputs likewise."""
-    renamed = {}
+    renamed: dict[str, str] = {}
     for value in model.graph.inputs:
         assert value.shape is not None
         renamed |= {str(value.shape[0]): "batch", str(value.shape[1]): "sequence"}

@@ -16,7 +16,9 @@ _LINE_EVERY_S = 5.0
 class Progress(Protocol):
     """Shows steps to whoever is watching."""
 
-    def step(self, title: str, total: int | None = None) -> contextlib.AbstractContextManager[Advance]:
+    def step(
+        self, title: str, total: int | None = None
+    ) -> contextlib.AbstractContextManager[Advance]:
         """Open one step of ``total`` units (None: unknown) and yield ``advance(units)``."""
 
     def say(self, line: str) -> None:

@@ -43,7 +43,9 @@ class Registry:
         found: dict[str, EntryPoint] = {}
         files = self._files()
         for point in entry_points(group=f"trueint8.{self.kind}s"):
-            first = files.get(point.name) or (found[point.name].value if point.name in found else None)
+            first = files.get(point.name) or (
+                found[point.name].value if point.name in found else None
+            )
             if first is not None:
                 raise ConfigError(
                     f"two {self.kind}s are called {point.name!r}: {first} and {point.value}",

@@ -18,7 +18,7 @@ from trueint8.errors import BuildError, MissingDependency, RunError
 FILE = "model.onnx"
 
 _MAKES_FLOAT_GEMMS = "MatMulAddFusion"
-"""Turns a 2-D MatMul with a float bias into a Gemm, which has no integer kernel with such a bias."""
+"""Makes a Gemm of a 2-D MatMul with a float bias; that Gemm has no integer kernel."""
 
 _INT8_OPERATORS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"}
 _FLOAT_OPERATORS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm"}

@@ -124,7 +124,9 @@ class TensorRtRtx:
             if operation not in _GEMM_OPERATIONS or len(operands) < 2:
                 continue
             first, second = (_TYPE_NAMES.get(t, t) for t in operands[:2])
-            precision = first if first == second else next(t for t in (first, second) if t != "int8")
+            precision = (
+                first if first == second else next(t for t in (first, second) if t != "int8")
+            )
             found |= dict.fromkeys(name.split("+"), precision)
         return {name: found.get(name, NOT_FOUND) for name in matmuls}
 

@@ -56,7 +56,9 @@ def load_evaluation(path: Path) -> EvaluationSet:
     return EvaluationSet(target, batches, targets)
 
 
-def evaluation_set(samples: Samples, task: Task, tokenizer: Path | None, seed: int) -> EvaluationSet:
+def evaluation_set(
+    samples: Samples, task: Task, tokenizer: Path | None, seed: int
+) -> EvaluationSet:
     """Choose targets for a task.
 
     ``fill-mask`` hides 15 % of the tokens (80 % as the mask token, 10 % as a
@@ -177,5 +179,5 @@ def _vectors(output: np.ndarray, batch: Mapping[str, np.ndarray]) -> np.ndarray:
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     x, y = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
-    return (x * y).sum(axis=-1) / np.maximum(norms, np.finfo(np.float64).tiny)
-
+    products: np.ndarray = (x * y).sum(axis=-1)
+    return products / np.maximum(norms, np.finfo(np.float64).tiny)

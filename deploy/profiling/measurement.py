@@ -83,7 +83,9 @@ def measure(request: ProfileRequest, progress: Progress) -> list[Row]:
     if not request.data.exists():
         raise DataError(f"no data at {request.data}", fix=DATA_FIX)
     threads = request.threads or default_threads()
-    session = _Session(uuid.uuid4().hex[:12], threads, _environment(request, threads), request, progress)
+    session = _Session(
+        uuid.uuid4().hex[:12], threads, _environment(request, threads), request, progress
+    )
     rows: list[Row] = []
     for bundle in bundles:
         with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:

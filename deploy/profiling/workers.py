@@ -29,7 +29,7 @@ class WorkerProcess:
     def __init__(self, label: str, timeout_s: float) -> None:
         self.label = label
         self._timeout_s = timeout_s
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _SERVE],
             stdin=subprocess.PIPE,
@@ -64,7 +64,9 @@ class WorkerProcess:
             raise self._died()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RunError(f"{self.label}: {answer['error']['problem']}", fix=answer["error"]["fix"])
+            raise RunError(
+                f"{self.label}: {answer['error']['problem']}", fix=answer["error"]["fix"]
+            )
         return answer
 
     def _died(self) -> RunError:

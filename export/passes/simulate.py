@@ -23,8 +23,8 @@ class Simulate(ir.passes.InPlacePass):
         graph = model.graph
         nodes = [n for n in graph if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
         if nodes:
-            low = add_initializer(graph, "int8_low", np.float32(-128))
-            high = add_initializer(graph, "int8_high", np.float32(127))
+            low = add_initializer(graph, "int8_low", np.array(-128, np.float32))
+            high = add_initializer(graph, "int8_high", np.array(127, np.float32))
         for node in nodes:
             x, scale = node.inputs[0], node.inputs[1]
             assert x is not None and scale is not None
