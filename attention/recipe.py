@@ -48,7 +48,7 @@ class EncoderRecipe:
     ffn: int = 1024
     sequence: int = 128
     batch_size: int = 4
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1.4e-3
     warm_up: float = 0.1
     decay: str = "linear"
     weight_decay: float = 0.01

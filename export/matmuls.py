@@ -103,7 +103,7 @@ def _shape(value: ir.Value | None, shapes: Mapping[str, tuple[int, ...]]) -> tup
     if weight is None:
         return shapes[str(value.name)]
     assert weight.const_value is not None
-    shape = weight.const_value.shape.numpy()
+    shape = tuple(weight.const_value.shape.numpy())
     return shape if weight is value else shape[::-1]
 
 

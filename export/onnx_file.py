@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from export.passes import clean
 from trueint8.artifacts import storage_errors
-from trueint8.errors import ExportError, MissingDependency
+from trueint8.errors import ExportError
 
 EXTERNAL_ABOVE_BYTES = 1_800_000_000
 """Graphs with more weights than this keep them in ``<name>.data``: protobuf ends at 2 GiB."""
@@ -142,13 +142,7 @@ def _converted(proto: onnx.ModelProto, path: Path, opset: int) -> onnx.ModelProt
 
 def _folded(model: ir.Model) -> ir.Model:
     """Fold what depends on constants alone, so that weights behind Transpose or Cast are seen."""
-    try:
-        from onnxscript import optimizer
-    except ImportError as err:
-        raise MissingDependency(
-            "onnxscript is not installed; reading an .onnx file needs it",
-            fix="pip install 'trueint8[export]'",
-        ) from err
+    from onnxscript import optimizer
     from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
     RemoveInitializersFromInputsPass()(model)

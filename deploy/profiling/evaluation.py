@@ -180,4 +180,5 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     x, y = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
     products: np.ndarray = (x * y).sum(axis=-1)
-    return products / np.maximum(norms, np.finfo(np.float64).tiny)
+    cosines: np.ndarray = products / np.maximum(norms, np.finfo(np.float64).tiny)
+    return cosines

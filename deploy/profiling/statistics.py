@@ -76,5 +76,7 @@ def _drawn_rounds(rounds: int) -> np.ndarray:
 
 
 def _resampled_medians(rounds_ns: Sequence[Sequence[int]], drawn: np.ndarray) -> np.ndarray:
-    arrays = [np.asarray(r, dtype=np.float64) for r in rounds_ns]
-    return np.array([np.median(np.concatenate([arrays[i] for i in pick])) for pick in drawn])
+    """Return the median of each drawn set of rounds; all rounds hold equally many samples."""
+    samples = np.asarray(rounds_ns, dtype=np.float64)
+    medians: np.ndarray = np.median(samples[drawn].reshape(len(drawn), -1), axis=1)
+    return medians

@@ -48,7 +48,7 @@ def summarize(rows: Sequence[Row]) -> list[Comparison]:
     """Group rows by session, bundle and engine, in the order they appear."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.session, row.bundle, row.engine), []).append(row)
+        groups.setdefault((row.session, row.bundle_sha256, row.engine), []).append(row)
     return [_compare(group) for group in groups.values()]
 
 
@@ -59,7 +59,7 @@ def headline_accuracy(row: Row | None) -> Accuracy | None:
 
 def _compare(group: list[Row]) -> Comparison:
     figures = [_figures(row) for row in group]
-    floats = [f for f in figures if f.row.graph == "float"]
+    floats = [f for f in figures if f.row.graph == "float" and f.row.kind is Kind.MEASURED]
     simulated = next((f for f in figures if f.row.kind is Kind.SIMULATED), None)
     int8 = next((f for f in figures if f.row.precision == "int8"), None)
     timed = [f for f in floats if f.median_ms is not None]

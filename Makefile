@@ -1,0 +1,29 @@
+# make demo   set up, then the whole job on two small models
+# make test   set up, then the tests
+# PIP_ARGS    extra arguments for pip, such as an index with CPU builds of torch
+
+.PHONY: demo test lint clean
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS ?= cpu,tensorrt-rtx,export,report,test
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/deploy demo
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -q
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.12 demo" if sys.version_info < (3, 11) else 0)'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
