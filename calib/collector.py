@@ -60,7 +60,8 @@ def observe(
                     stats[name] = stats[name].merge(seen) if name in stats else seen
                 advance(1)
         _remove(instrumented)
-    return Observation(stats, _operand_shapes(model_path, batches[0], scratch))
+        shapes = _operand_shapes(model_path, batches[0], scratch)
+    return Observation(stats, shapes)
 
 
 def _operand_shapes(model_path: Path, batch: Batch, scratch: Path) -> dict[str, tuple[int, ...]]:

@@ -112,7 +112,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
             scratch=folder,
             progress=progress,
         )
-    with steps.timed("quantize"):
+    with steps.timed("quantize"), progress.step("quantize weights"):
         _quantize(folder, graph, placement, seen, plan)
     with steps.timed("golden"):
         golden = _golden(folder, plan, inputs, samples, progress)
@@ -144,7 +144,8 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         steps_s=steps.seconds,
         files={},
     )
-    return seal(folder, manifest)
+    with progress.step("hash all files"):
+        return seal(folder, manifest)
 
 
 def _export(
@@ -257,9 +258,10 @@ def _engines(
                     progress=progress,
                 )
             )
-        audit = engine.audit(target, names)
-        if engine.runs_here:
-            _prove_it_runs(engine, target, samples.batches[0])
+        with steps.timed(f"check {name}"), progress.step(f"check {name}"):
+            audit = engine.audit(target, names)
+            if engine.runs_here:
+                _prove_it_runs(engine, target, samples.batches[0])
         entries[name] = EngineEntry(
             version=engine.version(),
             runs_here=engine.runs_here,

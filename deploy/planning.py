@@ -40,7 +40,6 @@ class BuildPlan:
 
     source: Source
     source_sha256: str
-    embedded_model: bool
     calib: str
     percentile: float
     calib_data: Path | None
@@ -108,17 +107,6 @@ class BuildPlan:
             path, amount, inputs, task=self.source.task, tokenizer=self.source.tokenizer
         )
 
-    def opening_lines(self) -> list[str]:
-        """Return what to say before the work begins."""
-        if not self.embedded_model:
-            data = self.calib_data or EMBEDDED_DATA
-            return [f"{self.source.name} ({self.source.task}) on {data} -> {self.out}"]
-        data = self.calib_data or f"text of the {EMBEDDED_DATA}"
-        return [
-            f"no MODEL given: using the embedded small encoder and {data}; "
-            f"pass MODEL and --calib-data for your own -> {self.out}"
-        ]
-
 
 def plan_from_options(options: BuildOptions) -> BuildPlan:
     """Check options and resolve everything they name.
@@ -150,7 +138,6 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
     return BuildPlan(
         source=source,
         source_sha256=source.sha256(),
-        embedded_model=not options.model,
         calib=options.calib,
         percentile=options.percentile,
         calib_data=calib_data,

@@ -107,7 +107,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
             _move_into_place(staging, target, replace=replace)
         finally:
             os.close(lock)
-            shutil.rmtree(staging, ignore_errors=True)
+            _remove(staging)
 
 
 def _move_into_place(staging: Path, target: Path, *, replace: bool) -> None:
@@ -136,19 +136,31 @@ def _exchange(a: Path, b: Path) -> None:
         raise OSError(code, os.strerror(code), str(b))
 
 
+def _remove(path: Path) -> None:
+    """Remove a folder, or the file or link that an exchange left under its name."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _remove_abandoned(target: Path) -> None:
     marker = f".{target.name}{_STAGING}"
     for folder in target.parent.iterdir():
         if not folder.name.startswith(marker):
             continue
-        lock = os.open(folder, os.O_RDONLY)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # a dangling link, or removed meanwhile by the build it was of
+            _remove(folder)
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue  # a build that is still running holds it
         finally:
             os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -63,11 +63,12 @@ class Registry:
 
         Raises:
             UnknownName: If nothing has that name; lists what has.
+            ConfigError: If two things have it.
         """
+        plugins = self._plugins()
         if name in self._files():
             module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
             return getattr(module, self.attribute)
-        plugins = self._plugins()
         if name in plugins:
             return plugins[name].load()
         close = difflib.get_close_matches(name, self.names(), n=1)

@@ -10,6 +10,8 @@ import click
 
 from deploy.options import Origin, argument, command_from_options, option, print_json
 
+EMBEDDED_TEXT = "text of the Python standard library"
+
 HELP = """Export, calibrate, quantize and build INT8 engines into a bundle folder.
 
 MODEL is a Hugging Face checkpoint folder (BERT family, or OPT / GPT-2 / Llama family), a hub
@@ -79,17 +81,17 @@ class BuildOptions:
 
 def run(options: BuildOptions, origins: dict[str, Origin]) -> None:
     """Build and say what was built."""
+    if options.print_config:
+        _print_config(options, origins)
+        return
     from deploy.building import build_bundle
     from deploy.planning import plan_from_options
     from trueint8.progress import progress_for
 
-    if options.print_config:
-        _print_config(options, origins)
-        return
     progress = progress_for(quiet=options.quiet)
-    plan = plan_from_options(options)
-    for line in plan.opening_lines():
-        progress.say(line)
+    progress.say(_opening(options))
+    with progress.step("read model and data"):
+        plan = plan_from_options(options)
     bundle, built = build_bundle(plan, progress)
     if options.json:
         manifest = bundle.manifest
@@ -107,6 +109,16 @@ def run(options: BuildOptions, origins: dict[str, Origin]) -> None:
         )
     elif not options.quiet:
         click.echo(_summary(bundle, built))
+
+
+def _opening(options: BuildOptions) -> str:
+    data = options.calib_data or EMBEDDED_TEXT
+    if options.model is not None:
+        return f"build {options.model}, calibrated on {data}"
+    return (
+        f"no MODEL given: using the embedded small encoder, calibrated on {data}; "
+        "pass MODEL and --calib-data for your own"
+    )
 
 
 def _summary(bundle: Any, built: bool) -> str:
@@ -129,7 +141,7 @@ def _summary(bundle: Any, built: bool) -> str:
 def _print_config(options: BuildOptions, origins: dict[str, Origin]) -> None:
     hidden = ("print_config", "json", "quiet")
     rows = [
-        (f.name.replace("_", "-"), getattr(options, f.name), origins[f.name].text)
+        (f.name.replace("_", "-"), *_effective(options, f.name, origins[f.name].text))
         for f in dataclasses.fields(options)
         if f.name not in hidden
     ]
@@ -140,6 +152,24 @@ def _print_config(options: BuildOptions, origins: dict[str, Origin]) -> None:
     for name, value, origin in rows:
         shown = "-" if value is None else str(value).lower() if isinstance(value, bool) else value
         click.echo(f"{name:<18} {shown!s:<{width}}  {origin}")
+
+
+def _effective(options: BuildOptions, name: str, origin: str) -> tuple[Any, str]:
+    """Return the value a build would use, and its origin, also for what was left out."""
+    value = getattr(options, name)
+    if value is not None:
+        return value, origin
+    if name == "model":
+        return "small encoder", "embedded default"
+    if name == "calib_data":
+        embedded = options.model is None
+        return (EMBEDDED_TEXT, "embedded default") if embedded else (None, "missing: required")
+    if name == "out":
+        model = Path(options.model).name if options.model else "encoder"
+        return default_out(model, options.calib), origin
+    return {"seq_len": "128, or the model's positions if fewer", "golden": "drawn"}.get(
+        name
+    ), origin
 
 
 def default_out(name: str, calib: str) -> Path:

@@ -82,6 +82,8 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         print_json([row.model_dump(by_alias=True, mode="json", exclude_none=True) for row in rows])
     elif not options.quiet:
         print_overview(rows, sys.stdout)
+        for note in dict.fromkeys(row.note for row in rows if row.note):
+            click.echo(f"note: {note}")
         click.echo(f"{out}: {len(rows)} rows; next: deploy report {out} -o report.html")
 
 

@@ -25,6 +25,7 @@ from deploy.profiling.workers import WorkerProcess
 from deploy.sessions import Configuration, Engine
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
+from trueint8.artifacts import sha256_tree
 from trueint8.errors import ConfigError, DataError
 from trueint8.kinds import Kind
 from trueint8.progress import Progress
@@ -62,6 +63,7 @@ class _Session:
     threads: int
     environment: dict[str, Any]
     request: ProfileRequest
+    data_sha256: str
     progress: Progress
 
 
@@ -84,7 +86,12 @@ def measure(request: ProfileRequest, progress: Progress) -> list[Row]:
         raise DataError(f"no data at {request.data}", fix=DATA_FIX)
     threads = request.threads or default_threads()
     session = _Session(
-        uuid.uuid4().hex[:12], threads, _environment(request, threads), request, progress
+        id=uuid.uuid4().hex[:12],
+        threads=threads,
+        environment=_environment(request, threads),
+        request=request,
+        data_sha256=sha256_tree(request.data),
+        progress=progress,
     )
     rows: list[Row] = []
     for bundle in bundles:
@@ -125,11 +132,6 @@ def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
         tokenizer=bundle.tokenizer,
         label_ids=manifest.model.label_ids,
     )
-    if samples.sha256 == manifest.calibration.data_sha256:
-        raise DataError(
-            f"{request.data} is the calibration data of {bundle.path}; accuracy on it says nothing",
-            fix="pass other text with --data",
-        )
     check_lengths(samples, manifest.model.max_positions)
     return evaluation_set(samples, manifest.model.task, bundle.tokenizer, request.seed)
 
@@ -270,9 +272,16 @@ def _row(
         rest=configuration.rest,
         kind=kind or made,
         size_mib=bundle.size_mib(*files),
+        note=_note(session, bundle),
         environment=session.environment,
         **figures,
     )
+
+
+def _note(session: _Session, bundle: Bundle) -> str:
+    if session.data_sha256 != bundle.manifest.calibration.data_sha256:
+        return ""
+    return "evaluated on the calibration data: accuracy on other data may be lower"
 
 
 def _environment(request: ProfileRequest, threads: int) -> dict[str, Any]:

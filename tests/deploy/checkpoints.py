@@ -153,3 +153,16 @@ _MAKERS = {
     "llama": _llama,
 }
 FAMILIES = tuple(_MAKERS)
+
+
+def write_arrays(path: Path, *, rows: int, length: int, **replaced: np.ndarray) -> Path:
+    """Write BERT's three inputs, (rows, length) int64, with ``replaced`` ones in their place."""
+    draw = np.random.default_rng(5)
+    ids = draw.integers(len(_SPECIAL), 400, (rows, length))
+    known = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": np.zeros_like(ids),
+    }
+    np.savez(path, **(known | replaced))
+    return path

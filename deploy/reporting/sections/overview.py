@@ -93,6 +93,7 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> tuple[Note
             "ratios of medians; an interval that includes 1 is no evidence of a difference."
         )
     )
+    notes += [Note(f"Note: {text}.") for text in dict.fromkeys(r.note for r in rows if r.note)]
     left = len(rows) - sum(len(members(comparison)) for comparison in comparisons)
     if left:
         notes.append(
