@@ -87,14 +87,15 @@ def merge_configuration(
     """Join the command line with the working folder's configuration; the line wins.
 
     Raises:
-        ConfigError: If a file is malformed, holds an unknown key, or two files
-            give the same key.
+        ConfigError: If a file is malformed, holds an unknown key or a value of
+            another type, or two files give the same key.
     """
-    names = [f.name for f in dataclasses.fields(options)]
+    fields = {f.name: f for f in dataclasses.fields(options)}
     values: dict[str, Any] = {}
-    origins = dict.fromkeys(names, DEFAULT)
-    for name, (value, origin) in read_configuration(Path.cwd(), command, names).items():
-        values[name], origins[name] = value, origin
+    origins = dict.fromkeys(fields, DEFAULT)
+    for name, (value, origin) in read_configuration(Path.cwd(), command, list(fields)).items():
+        if value is not None:
+            values[name], origins[name] = _converted(fields[name], value, origin, command), origin
     for name, value in given.items():
         values[name], origins[name] = value, COMMAND_LINE
     return values, origins
@@ -109,14 +110,14 @@ def read_configuration(
     """
     found: dict[str, tuple[Any, Origin]] = {}
     for path, table, settings in _tables(folder):
-        mine = dict(settings.get(command) or {})
+        mine = dict(_mapping(path, settings.get(command) or {}, f"under {command!r} "))
         if command == "build":
             mine |= {k: v for k, v in settings.items() if not isinstance(v, dict)}
         for key, value in mine.items():
             name = str(key).replace("-", "_")
             if name not in names:
                 close = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
+                hint = f"did you mean {_key(close[0])!r}? " if close else ""
                 raise ConfigError(
                     f"{path.name}: {table} has no option {key!r} for `deploy {command}`",
                     fix=f"{hint}`deploy {command} --help` lists them",
@@ -153,10 +154,39 @@ def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
     return tables
 
 
-def _mapping(path: Path, settings: Any) -> dict[str, Any]:
+def _mapping(path: Path, settings: Any, where: str = "") -> dict[str, Any]:
     if not isinstance(settings, dict):
-        raise ConfigError(f"{path} holds no table of options", fix="write key = value pairs")
+        pair = "percentile = 99.99" if path.name == TOML_FILE else "percentile: 99.99"
+        raise ConfigError(
+            f"{path} holds {where}no table of options", fix=f"write pairs such as `{pair}`"
+        )
     return settings
+
+
+def _converted(field: dataclasses.Field[Any], value: Any, origin: Origin, command: str) -> Any:
+    """Return a configuration file's value as the flag would have given it.
+
+    Raises:
+        ConfigError: If the flag would not take it.
+    """
+    if field.metadata.get("many"):
+        return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+    flag = field.metadata.get("type") is bool
+    try:
+        if flag and not isinstance(value, bool):
+            raise click.BadParameter(f"{value!r} is neither true nor false.")
+        if not flag and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+            raise click.BadParameter(f"{value!r} is no single text or number.")
+        return value if flag else _parameter(field).type(str(value))
+    except click.BadParameter as err:
+        raise ConfigError(
+            f"{origin.text}: {_key(field.name)}: {err.message}",
+            fix=f"give it what the flag takes; `deploy {command} --help` says what",
+        ) from err
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _parameter(field: dataclasses.Field[Any]) -> click.Parameter:
@@ -165,7 +195,7 @@ def _parameter(field: dataclasses.Field[Any]) -> click.Parameter:
         return click.Argument(
             [field.name], required=False, nargs=-1 if meta["many"] else 1, metavar=meta["metavar"]
         )
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = f"--{_key(field.name)}"
     names = [field.name, flag, *([meta["short"]] if meta["short"] else [])]
     shown = field.default if field.default not in (None, False, ()) else None
     text = meta["help"] + (f"  [default: {shown}]" if shown is not None else "")

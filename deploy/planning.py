@@ -135,6 +135,13 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
             fix=f"--calib-data DATA: {DATA_FIX}",
         )
     calib_data = _existing(options.calib_data)
+    golden = _existing(options.golden)
+    if golden and calib_data and sha256_tree(golden) == sha256_tree(calib_data):
+        raise ConfigError(
+            f"--golden {golden} is the calibration data; golden inputs are stored in the bundle, "
+            "and calibration data may be private",
+            fix="leave --golden out, or pass --golden-from-calib if the data may be given away",
+        )
     return BuildPlan(
         source=source,
         source_sha256=source.sha256(),
@@ -148,7 +155,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         engines=engines,
         engine_versions=versions,
         out=Path(options.out or default_out(source.name, options.calib)),
-        golden=_existing(options.golden),
+        golden=golden,
         golden_from_calib=options.golden_from_calib,
         quantize_head=options.quantize_head,
         allow_pickle=options.allow_pickle,

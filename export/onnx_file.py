@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import onnx
@@ -30,19 +31,35 @@ def load_onnx_file(path: Path) -> ir.Model:
     """
     proto = _parse(path)
     _check_external_data(proto, path)
-    proto = onnx.load(str(path))
+    proto = _with_external_data(path)
     if not proto.graph.node:
         raise ExportError(f"{path} holds an empty graph", fix="export the model again")
     _check_operators(proto, path)
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < _MIN_OPSET:
         proto = _converted(proto, path, opset)
-    return clean(_folded(ir.from_proto(proto)))
+    return clean(_folded(_graph(proto, path)))
 
 
 def load_clean(path: Path) -> ir.Model:
     """Read a graph that :func:`save_model` wrote."""
     return ir.load(str(path))
+
+
+def external_files(path: Path) -> list[Path]:
+    """Return the files beside an ONNX file that hold weights of it; none if it is unreadable."""
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except DecodeError:
+        return []
+    folder = path.parent.resolve()
+    locations = {
+        (folder / entry.value).resolve()
+        for tensor in _tensors(proto)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sorted(p for p in locations if p.is_relative_to(folder) and p.is_file())
 
 
 def save_model(model: ir.Model, path: Path) -> None:
@@ -57,7 +74,7 @@ def save_model(model: ir.Model, path: Path) -> None:
 
 def model_bytes(model: ir.Model) -> bytes:
     """Return the serialized graph with its weights inside."""
-    data: bytes = ir.to_proto(model).SerializeToString()
+    data: bytes = ir.to_proto(ir.external_data.load_to_model(model)).SerializeToString()
     return data
 
 
@@ -91,7 +108,7 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
                 f"{path}: the external data file {location!r} is missing",
                 fix=f"copy {location} into {path.parent}",
             )
-        needed = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        needed = _end_of_data(tensor, entries, path)
         if file.stat().st_size < needed:
             raise ExportError(
                 f"{path}: external data {location!r} has {file.stat().st_size} bytes where "
@@ -100,20 +117,58 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
             )
 
 
+def _end_of_data(tensor: onnx.TensorProto, entries: dict[str, str], path: Path) -> int:
+    """Return the offset behind the tensor's last byte; without ``length``, its values decide."""
+    try:
+        offset = int(entries.get("offset", 0))
+        bits = ir.DataType(tensor.data_type).bitsize
+        return offset + int(entries.get("length", prod(tensor.dims) * bits // 8))
+    except ValueError as err:
+        raise _unreadable(path, err) from err
+
+
+def _with_external_data(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(str(path))
+    except (onnx.checker.ValidationError, ValueError, OSError) as err:
+        raise _unreadable(path, err) from err
+
+
+def _unreadable(path: Path, err: Exception) -> ExportError:
+    return ExportError(
+        f"{path}: its external data cannot be read: {str(err).splitlines()[0]}",
+        fix="re-save the model with its external data in a plain file beside it",
+    )
+
+
+def _graph(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except ir.serde.SerdeError as err:
+        raise ExportError(
+            f"{path} is not a valid graph: {str(err.__cause__ or err).splitlines()[0]}",
+            fix="check it with onnx.checker.check_model(path) and export it again",
+        ) from err
+
+
+def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [*proto.graph.node, *(node for f in proto.functions for node in f.node)]
+
+
 def _tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     found = list(proto.graph.initializer)
-    for node in proto.graph.node:
+    for node in _nodes(proto):
         found += [a.t for a in node.attribute if a.HasField("t")]
     return found
 
 
 def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
-    quantized = next((n.op_type for n in proto.graph.node if n.op_type in _QUANTIZED), None)
+    quantized = next((n.op_type for n in _nodes(proto) if n.op_type in _QUANTIZED), None)
     if quantized is not None:
         raise ExportError(
             f"{path} is already quantized: it holds {quantized}", fix="pass the float model"
         )
-    types = {t.data_type for t in proto.graph.initializer if _is_matrix(t)}
+    types = {t.data_type for t in _tensors(proto) if _is_matrix(t)}
     other = types - {onnx.TensorProto.FLOAT}
     if other:
         names = ", ".join(sorted(onnx.TensorProto.DataType.Name(t) for t in other))
@@ -142,8 +197,8 @@ def _converted(proto: onnx.ModelProto, path: Path, opset: int) -> onnx.ModelProt
 
 def _folded(model: ir.Model) -> ir.Model:
     """Fold what depends on constants alone, so that weights behind Transpose or Cast are seen."""
-    from onnxscript import optimizer
     from onnx_ir.passes.common import RemoveInitializersFromInputsPass
+    from onnxscript import optimizer
 
     RemoveInitializersFromInputsPass()(model)
     optimizer.inline(model)

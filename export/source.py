@@ -88,7 +88,10 @@ class Source:
     def files(self) -> Iterator[Path]:
         """Yield every file that decides what the model computes and how text becomes tokens."""
         if self.kind == "onnx":
+            from export.onnx_file import external_files
+
             yield self.path
+            yield from external_files(self.path)
         else:
             yield self.path / "config.json"
             weights = sorted(self.path.glob("*.safetensors"))

@@ -89,7 +89,8 @@ def run(options: BuildOptions, origins: dict[str, Origin]) -> None:
     from trueint8.progress import progress_for
 
     progress = progress_for(quiet=options.quiet)
-    progress.say(_opening(options))
+    if not options.quiet:
+        click.echo(_opening(options), err=options.json)
     with progress.step("read model and data"):
         plan = plan_from_options(options)
     bundle, built = build_bundle(plan, progress)

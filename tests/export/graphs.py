@@ -18,9 +18,14 @@ Arrays = Mapping[str, np.ndarray]
 def proto_from_text(
     text: str, weights: Arrays | None = None, *, opset: int = 20
 ) -> onnx.ModelProto:
-    """Parse ``name (inputs) => (outputs) { nodes }`` and add weights as initializers."""
+    """Parse ``name (inputs) => (outputs) { nodes }`` and add weights as initializers.
+
+    ``__`` in a node's name becomes a dot, which the text format does not allow there.
+    """
     header = f'<ir_version: 10, opset_import: ["": {opset}]>'
     model: onnx.ModelProto = parser.parse_model(f"{header} {text}")
+    for node in model.graph.node:
+        node.name = node.name.replace("__", ".")
     for name, array in (weights or {}).items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     return model

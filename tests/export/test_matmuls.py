@@ -11,9 +11,9 @@ from tests.export.graphs import graph_from_text, normal
 LANGUAGE_MODEL = """
 lm (int64[b, t] input_ids) => (float[b, t, 32] logits) {
     e = Gather(table, input_ids)
-    [body.dense] h = MatMul(e, w)
-    [body.scores] s = MatMul(h, k)
-    [transform.dense] u = MatMul(s, w2)
+    [body__dense] h = MatMul(e, w)
+    [body__scores] s = MatMul(h, k)
+    [transform__dense] u = MatMul(s, w2)
     tied = Transpose<perm=[1, 0]>(table)
     [decoder] d = MatMul(u, tied)
     logits = Add(d, bias)

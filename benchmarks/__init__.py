@@ -1,0 +1,1 @@
+"""Suites that measure; never shipped in the wheel, never asserted in tests."""
