@@ -20,6 +20,7 @@ from trueint8.errors import ConfigError
 
 IMPLEMENTATION = "trueint8"
 CONFIG_KEY = "attention_variant"
+_CHANGES_SCORES = ("position_bias", "s_aux", "softcap")
 
 
 def attach(model: Any, variant: str, **parameters: float) -> Any:
@@ -35,7 +36,8 @@ def attach(model: Any, variant: str, **parameters: float) -> Any:
 
     Raises:
         UnknownName: If there is no such variant.
-        ConfigError: If the variant has no such parameter.
+        ConfigError: If the variant has no such parameter or refuses its value,
+            or the model's attention cannot be replaced.
     """
     allowed = list(inspect.signature(VARIANTS.load(variant)).parameters)[1:]
     unknown = sorted(set(parameters) - set(allowed))
@@ -43,6 +45,12 @@ def attach(model: Any, variant: str, **parameters: float) -> Any:
         raise ConfigError(
             f"variant {variant!r} has no parameter {unknown[0]!r}",
             fix=f"it takes: {', '.join(allowed) or 'none'}",
+        )
+    VARIANTS.load(variant)(torch.zeros(1, 1, 1, 1), **parameters)
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ConfigError(
+            f"{type(model).__name__} does not go through transformers' attention interface",
+            fix="use a family that does, such as BERT, RoBERTa, OPT, GPT-2 or Llama",
         )
     model.set_attn_implementation(IMPLEMENTATION)
     setattr(model.config, CONFIG_KEY, {"name": variant, **parameters})
@@ -73,8 +81,16 @@ def attention_forward(
 
     Returns:
         Output (B, T, H, D) and P (B, H, T, T).
+
+    Raises:
+        ConfigError: If the model passes something that changes the scores.
     """
-    del kwargs
+    changing = [name for name in _CHANGES_SCORES if kwargs.get(name) is not None]
+    if changing:
+        raise ConfigError(
+            f"{type(module).__name__} uses {changing[0]}, which the variants do not know",
+            fix="use a model family with plain scaled dot-product attention",
+        )
     settings = dict(getattr(module.config, CONFIG_KEY, None) or {"name": "vanilla"})
     probabilities: Callable[..., torch.Tensor] = VARIANTS.load(settings.pop("name"))
     groups = query.shape[1] // key.shape[1]

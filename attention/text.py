@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from trueint8.errors import DataError
 
 SUFFIXES = (".txt", ".jsonl")
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+"""``str.splitlines`` would also cut at characters that JSON strings may hold, such as U+2028."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +32,13 @@ def read_examples(path: Path) -> list[Example]:
     """
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
     examples = [example for file in files for example in _read_file(file)]
-    if not examples:
+    if not any(example.text.strip() for example in examples):
         raise DataError(f"{path} holds no text", fix="pass a file with at least one non-empty line")
     return examples
 
 
 def _read_file(path: Path) -> list[Example]:
-    lines = _decoded(path).splitlines()
+    lines = _LINE_END.split(_decoded(path))
     if path.suffix == ".jsonl":
         return [_parsed(path, n, line) for n, line in enumerate(lines, start=1) if line.strip()]
     return [Example(line) for line in lines if line.strip()]

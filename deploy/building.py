@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from safetensors.numpy import save
 
 from calib.collector import Observation, observe
-from calib.data import GraphInput, Samples
+from calib.data import GraphInput, Samples, check_token_ids
 from calib.estimators import ESTIMATORS
 from calib.placement import Placement, place_qdq
 from calib.qdq import insert_qdq
@@ -35,14 +36,15 @@ from deploy.manifest import (
 )
 from deploy.planning import BuildPlan
 from deploy.sessions import BuildRequest, Configuration, Engine, Shapes
-from export.matmuls import find_matmuls, macs_from_shapes
+from export.matmuls import find_matmuls, macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, load_onnx_file, save_model
 from export.source import TOKENIZER_FILES
-from trueint8.artifacts import staged_folder, storage_errors
+from trueint8.artifacts import no_space, staged_folder, storage_errors
 from trueint8.errors import BuildError, CalibrationError, ConfigError
 from trueint8.progress import Progress
 
 RTX_MAX_SEQUENCE = 512
+_DISK_IS_FULL_BELOW_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -156,7 +158,9 @@ def _export(
         with progress.step("read ONNX"):
             save_model(load_onnx_file(plan.source.path), out)
         inputs = graph_inputs(load_clean(out))
-        return inputs, plan.load_calibration(inputs), None
+        samples = plan.load_calibration(inputs)
+        check_token_ids(samples, vocabulary_size(load_clean(out), "input_ids"))
+        return inputs, samples, None
     from export.checkpoint import input_names, load_checkpoint
     from export.torch_export import export_checkpoint
 
@@ -165,6 +169,7 @@ def _export(
     names = input_names(model, plan.source)
     inputs = [GraphInput(n, np.dtype(np.int64), (None, None)) for n in names]
     samples = plan.load_calibration(inputs)
+    check_token_ids(samples, (plan.source.config or {}).get("vocab_size"))
     with progress.step("export to ONNX"):
         parity = export_checkpoint(model, plan.source.task, samples.batches[:1], out)
     progress.say(
@@ -223,12 +228,14 @@ def _golden(
     progress: Progress,
 ) -> str:
     like = samples.batches[0]
+    graph = load_clean(folder / layout.FLOAT_GRAPH)
     if plan.golden is not None:
-        arrays, origin = plan.load_golden(inputs).batches[0], f"data: {plan.golden.name}"
+        given = plan.load_golden(inputs)
+        check_token_ids(given, vocabulary_size(graph, "input_ids"))
+        arrays, origin = given.batches[0], f"data: {plan.golden.name}"
     elif plan.golden_from_calib:
         arrays, origin = like, "calibration data"
     else:
-        graph = load_clean(folder / layout.FLOAT_GRAPH)
         arrays, origin = draw_inputs(graph, inputs, like, plan.seed), f"drawn, seed {plan.seed}"
     with progress.step("golden outputs"):
         write_golden(folder / layout.FLOAT_GRAPH, arrays, folder / layout.GOLDEN)
@@ -249,7 +256,7 @@ def _engines(
         engine: Engine = ENGINES.load(name)
         target = folder / layout.ENGINE / name
         target.mkdir(parents=True)
-        with steps.timed(f"build {name}"):
+        with steps.timed(f"build {name}"), _full_disk_told(target):
             engine.build(
                 BuildRequest(
                     int8_graph=folder / layout.INT8_GRAPH,
@@ -269,6 +276,17 @@ def _engines(
             int8_matmuls=sum(p == "int8" for p in audit.values()),
         )
     return entries
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Say that the disk is full where an engine's own message hides it."""
+    try:
+        yield
+    except BuildError as err:
+        if shutil.disk_usage(folder).free < _DISK_IS_FULL_BELOW_BYTES:
+            raise no_space(folder) from err
+        raise
 
 
 def _prove_it_runs(engine: Engine, folder: Path, batch: Mapping[str, np.ndarray]) -> None:

@@ -21,6 +21,8 @@ from trueint8.progress import Progress
 TOKENIZER_BYTES = 2_000_000
 TRAINING_BYTES = 5_000_000
 TEXT_BYTES = 1_000_000
+STEPS = 300
+"""Both models take this many, so that they are equally trained where time allows."""
 ALPHA = 3.2
 """Bondarenko et al. 2023 clip at γ = −α/T; α = 3.2 is their −0.025 at T = 128."""
 
@@ -37,7 +39,7 @@ def run_demo(
 
     Args:
         out: Folder for checkpoints, text, bundles, results and the report.
-        seconds: Training time of each model.
+        seconds: Longest training time of each model.
         rounds: Interleaved rounds when profiling.
         force: Do again what is there already.
         progress: Where progress is shown.
@@ -45,7 +47,7 @@ def run_demo(
     Returns:
         The rows, and the report's path.
     """
-    recipe = EncoderRecipe(seconds=seconds)
+    recipe = EncoderRecipe(steps=STEPS, seconds=seconds)
     checkpoints = {
         name: out / "checkpoints" / f"encoder-{name}" for name in variants(recipe.sequence)
     }

@@ -13,6 +13,7 @@ from calib.data import GraphInput
 from export.matmuls import vocabulary_size
 from export.reference import open_reference
 from trueint8.artifacts import storage_errors
+from trueint8.errors import CalibrationError
 
 COUNT = 4
 """Golden sequences in a bundle."""
@@ -52,9 +53,19 @@ def draw_inputs(
 
 
 def write_golden(float_graph: Path, arrays: Mapping[str, np.ndarray], out: Path) -> None:
-    """Run the float graph in FP32 and store inputs and outputs as ``input.*`` and ``output.*``."""
+    """Run the float graph in FP32 and store inputs and outputs as ``input.*`` and ``output.*``.
+
+    Raises:
+        CalibrationError: If the float graph gives NaN or infinite values.
+    """
     with open_reference(float_graph) as run:
         outputs = run(arrays)
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise CalibrationError(
+                f"the float model itself gives NaN or infinite values in {name!r}",
+                fix="check the checkpoint's weights; quantization comes after that",
+            )
     tensors = {f"input.{k}": v for k, v in arrays.items()}
     tensors |= {f"output.{k}": np.ascontiguousarray(v) for k, v in outputs.items()}
     with storage_errors(out):

@@ -207,6 +207,8 @@ def _check_ranges(options: BuildOptions) -> None:
         if value is not None and value < 1:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{flag} is {value}; expected 1 or more", fix=f"pass {flag} 8")
+    if options.seed < 0:
+        raise ConfigError(f"--seed is {options.seed}; expected 0 or more", fix="pass --seed 0")
     if options.golden and options.golden_from_calib:
         raise ConfigError(
             "--golden and --golden-from-calib exclude each other", fix="pass one of them"

@@ -28,8 +28,10 @@ class DemoOptions:
     """Everything ``deploy demo`` can be told."""
 
     out: str = option("trueint8-demo", short="-o", help="Folder for everything the demo makes.")
-    seconds: float = option(40.0, type=float, help="Training time of each of the two models.")
-    rounds: int = option(15, type=int, help="Interleaved rounds when profiling.")
+    seconds: float = option(
+        50.0, type=float, help="Longest training time of each of the two models."
+    )
+    rounds: int = option(12, type=int, help="Interleaved rounds when profiling.")
     force: bool = option(False, type=bool, help="Train and build again what is there already.")
     json: bool = option(False, type=bool, help="Print the rows as JSON.")
     quiet: bool = option(False, type=bool, help="Print errors only.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import random
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calib.data import DATA_FIX, Request, check_lengths, load_samples
+from calib.data import DATA_FIX, Request, check_lengths, check_token_ids, load_samples
 from deploy.audit import audit_engine
 from deploy.bundle import Bundle, open_bundle
 from deploy.engines import ENGINES
@@ -23,10 +24,11 @@ from deploy.profiling.evaluation import EvaluationSet, evaluation_set
 from deploy.profiling.results import SCHEMA, Accuracy, Coverage, Latency, Row
 from deploy.profiling.workers import WorkerProcess
 from deploy.sessions import Configuration, Engine
+from export.matmuls import vocabulary_size
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
 from trueint8.artifacts import sha256_tree
-from trueint8.errors import ConfigError, DataError
+from trueint8.errors import ConfigError, DataError, UnknownName
 from trueint8.kinds import Kind
 from trueint8.progress import Progress
 
@@ -75,15 +77,13 @@ def measure(request: ProfileRequest, progress: Progress) -> list[Row]:
         DataError: If there is no evaluation data, or it does not fit a model.
         RunError: If a configuration fails; nothing is measured in its place.
     """
-    if request.rounds < MIN_ROUNDS:
-        raise ConfigError(
-            f"{request.rounds} rounds give no interval", fix=f"pass --rounds {MIN_ROUNDS} or more"
-        )
+    _check_ranges(request)
     bundles = [open_bundle(path) for path in request.bundles]
     if not bundles:
         raise ConfigError("no bundle to profile", fix="pass a folder that `deploy build` wrote")
     if not request.data.exists():
         raise DataError(f"no data at {request.data}", fix=DATA_FIX)
+    _check_engines(request.engines, bundles)
     threads = request.threads or default_threads()
     session = _Session(
         id=uuid.uuid4().hex[:12],
@@ -98,6 +98,32 @@ def measure(request: ProfileRequest, progress: Progress) -> list[Row]:
         with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
             rows += _bundle_rows(session, bundle, Path(scratch))
     return rows
+
+
+def _check_ranges(request: ProfileRequest) -> None:
+    if request.rounds < MIN_ROUNDS:
+        raise ConfigError(
+            f"{request.rounds} rounds give no interval", fix=f"pass --rounds {MIN_ROUNDS} or more"
+        )
+    for name in ("threads", "samples", "batch_size", "seq_len"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is {value}; expected 1 or more", fix=f"pass {flag} 1")
+    if request.seed < 0:
+        raise ConfigError(f"--seed is {request.seed}; expected 0 or more", fix="pass --seed 0")
+
+
+def _check_engines(wanted: Sequence[str], bundles: Sequence[Bundle]) -> None:
+    held = list(dict.fromkeys(name for b in bundles for name in b.manifest.engines))
+    unknown = [name for name in wanted if name not in held]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], held, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UnknownName(
+            f"no bundle given holds an engine {unknown[0]!r}",
+            fix=f"{hint}choose from: {', '.join(held)}",
+        )
 
 
 def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> list[Row]:
@@ -133,6 +159,7 @@ def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
         label_ids=manifest.model.label_ids,
     )
     check_lengths(samples, manifest.model.max_positions)
+    check_token_ids(samples, vocabulary_size(load_clean(bundle.float_graph), "input_ids"))
     return evaluation_set(samples, manifest.model.task, bundle.tokenizer, request.seed)
 
 
