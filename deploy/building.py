@@ -15,7 +15,7 @@ import onnx_ir as ir
 from safetensors.numpy import save
 
 from calib.collector import Observation, observe
-from calib.data import GraphInput, Samples, check_token_ids
+from calib.data import GraphInput, Samples, check_tokens
 from calib.estimators import ESTIMATORS
 from calib.placement import Placement, place_qdq
 from calib.qdq import insert_qdq
@@ -159,7 +159,7 @@ def _export(
             save_model(load_onnx_file(plan.source.path), out)
         inputs = graph_inputs(load_clean(out))
         samples = plan.load_calibration(inputs)
-        check_token_ids(samples, vocabulary_size(load_clean(out), "input_ids"))
+        check_tokens(samples, vocabulary_size(load_clean(out), "input_ids"))
         return inputs, samples, None
     from export.checkpoint import input_names, load_checkpoint
     from export.torch_export import export_checkpoint
@@ -169,7 +169,7 @@ def _export(
     names = input_names(model, plan.source)
     inputs = [GraphInput(n, np.dtype(np.int64), (None, None)) for n in names]
     samples = plan.load_calibration(inputs)
-    check_token_ids(samples, (plan.source.config or {}).get("vocab_size"))
+    check_tokens(samples, (plan.source.config or {}).get("vocab_size"))
     with progress.step("export to ONNX"):
         parity = export_checkpoint(model, plan.source.task, samples.batches[:1], out)
     progress.say(
@@ -231,7 +231,7 @@ def _golden(
     graph = load_clean(folder / layout.FLOAT_GRAPH)
     if plan.golden is not None:
         given = plan.load_golden(inputs)
-        check_token_ids(given, vocabulary_size(graph, "input_ids"))
+        check_tokens(given, vocabulary_size(graph, "input_ids"))
         arrays, origin = given.batches[0], f"data: {plan.golden.name}"
     elif plan.golden_from_calib:
         arrays, origin = like, "calibration data"

@@ -53,10 +53,10 @@ class Bundle:
         """Return where an engine's files are."""
         return self.path / ENGINE / name
 
-    def size_mib(self, *parts: str) -> float:
-        """Return the size on disk of the files whose names start with one of ``parts``."""
+    def size_mib(self, start: str) -> float:
+        """Return the size on disk of the files whose names start with ``start``."""
         files = self.manifest.files
-        return sum(f.bytes for n, f in files.items() if n.startswith(parts)) / 2**20
+        return sum(f.bytes for n, f in files.items() if n.startswith(start)) / 2**20
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calib.data import DATA_FIX, Request, check_lengths, check_token_ids, load_samples
+from calib.data import DATA_FIX, Request, check_lengths, check_tokens, load_samples
 from deploy.audit import audit_engine
-from deploy.bundle import Bundle, open_bundle
+from deploy.bundle import ENGINE, FLOAT_GRAPH, Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
 from deploy.profiling.evaluation import EvaluationSet, evaluation_set
@@ -159,7 +159,7 @@ def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
         label_ids=manifest.model.label_ids,
     )
     check_lengths(samples, manifest.model.max_positions)
-    check_token_ids(samples, vocabulary_size(load_clean(bundle.float_graph), "input_ids"))
+    check_tokens(samples, vocabulary_size(load_clean(bundle.float_graph), "input_ids"))
     return evaluation_set(samples, manifest.model.task, bundle.tokenizer, request.seed)
 
 
@@ -276,11 +276,7 @@ def _row(
 ) -> Row:
     manifest = bundle.manifest
     graph = configuration.graph
-    files = {
-        "float": ("model.onnx",),
-        "simulated": ("model.int8.onnx",),
-        "int8": (f"engine/{engine}/",),
-    }[graph]
+    files = {"float": FLOAT_GRAPH, "int8": f"{ENGINE}/{engine}/"}
     made = Kind.SIMULATED if graph == "simulated" else Kind.MEASURED
     return Row(
         schema=SCHEMA,
@@ -298,7 +294,7 @@ def _row(
         precision="int8" if graph == "int8" else configuration.rest,
         rest=configuration.rest,
         kind=kind or made,
-        size_mib=bundle.size_mib(*files),
+        size_mib=bundle.size_mib(files[graph]) if graph in files else None,
         note=_note(session, bundle),
         environment=session.environment,
         **figures,

@@ -89,7 +89,9 @@ class Row(Record):
     peak_memory_mib: float | None = Field(
         default=None, description="Largest resident set of the row's own process."
     )
-    size_mib: float | None = Field(default=None, description="Files the engine loads, on disk.")
+    size_mib: float | None = Field(
+        default=None, description="Files the engine loads, on disk; none for SIMULATED."
+    )
     note: str = ""
     environment: dict[str, Any] = Field(
         description="Hardware, versions, threads, load; equal for all rows of a session."
