@@ -114,7 +114,7 @@ def profile(
     from deploy.profiling.results import write_results
 
     request = ProfileRequest([Path(b) for b in bundles], Path(data), **options)
-    rows = measure(request, progress or Silence())
+    rows = list(measure(request, progress or Silence()))
     if out is not None:
         write_results(Path(out), rows)
     return rows

@@ -80,7 +80,8 @@ def open_bundle(path: Path) -> Bundle:
         )
     for name, entry in manifest.files.items():
         file = path / name
-        if file.stat().st_size != entry.bytes or sha256_file(file) != entry.sha256:
+        intact = file.is_file() and file.stat().st_size == entry.bytes
+        if not intact or sha256_file(file) != entry.sha256:
             raise IntegrityError(f"{path}: {name} was changed after the build", fix=_FIX)
     return Bundle(path, manifest, digest)
 

@@ -10,7 +10,6 @@ from attention.stdlib_text import Split, stdlib_documents
 from attention.training import train_encoder, train_tokenizer
 from deploy.building import build_bundle
 from deploy.commands.build import BuildOptions
-from deploy.hardware import default_threads
 from deploy.planning import plan_from_options
 from deploy.profiling.measurement import ProfileRequest, measure
 from deploy.profiling.results import Row, write_results
@@ -68,10 +67,7 @@ def run_demo(
         progress.say(f"build encoder-{name}")
         bundle, _ = build_bundle(plan_from_options(options), progress)
         bundles.append(bundle.path)
-    rows = measure(
-        ProfileRequest(bundles, text["held-out"], rounds=rounds, threads=default_threads()),
-        progress,
-    )
+    rows = list(measure(ProfileRequest(bundles, text["held-out"], rounds=rounds), progress))
     write_results(out / "results.jsonl", rows)
     report = out / "report.html"
     write_report(rows, report)

@@ -5,18 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from calib.data import GraphInput
+from deploy.record import Record
 from export.source import Task
 
 SCHEMA: Literal["trueint8/bundle/1"] = "trueint8/bundle/1"
-
-
-class Record(BaseModel):
-    """Base of every part of the manifest: immutable, no unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FileEntry(Record):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from deploy.options import Origin, argument, command_from_options, option, print_json
+
+if TYPE_CHECKING:
+    from deploy.profiling.results import Row
 
 HELP = """Measure float, simulated and INT8 of every engine in the bundles.
 
@@ -76,7 +80,16 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         engines=[e.strip() for e in options.engine.split(",")] if options.engine else [],
         timeout_s=options.timeout,
     )
-    rows = measure(request, progress_for(quiet=options.quiet))
+    rows: list[Row] = []
+    try:
+        for row in measure(request, progress_for(quiet=options.quiet)):
+            rows.append(row)
+    except BaseException:
+        if rows:
+            kept = out.with_name(f"{out.stem}.partial.jsonl")
+            write_results(kept, rows)
+            click.echo(f"{kept}: the {len(rows)} rows measured before this error", err=True)
+        raise
     write_results(out, rows)
     if options.json:
         print_json([row.model_dump(by_alias=True, mode="json", exclude_none=True) for row in rows])

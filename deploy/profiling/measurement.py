@@ -8,7 +8,7 @@ import os
 import random
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -69,8 +69,8 @@ class _Session:
     progress: Progress
 
 
-def measure(request: ProfileRequest, progress: Progress) -> list[Row]:
-    """Verify all bundles, then measure one engine of one bundle after the other.
+def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
+    """Verify all bundles, then measure and yield one engine of one bundle after the other.
 
     Raises:
         IntegrityError: Before anything runs, if a file of any bundle was changed.
@@ -93,11 +93,9 @@ def measure(request: ProfileRequest, progress: Progress) -> list[Row]:
         data_sha256=sha256_tree(request.data),
         progress=progress,
     )
-    rows: list[Row] = []
     for bundle in bundles:
         with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
-            rows += _bundle_rows(session, bundle, Path(scratch))
-    return rows
+            yield from _bundle_rows(session, bundle, Path(scratch))
 
 
 def _check_ranges(request: ProfileRequest) -> None:
@@ -126,7 +124,7 @@ def _check_engines(wanted: Sequence[str], bundles: Sequence[Bundle]) -> None:
         )
 
 
-def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> list[Row]:
+def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[Row]:
     data = _evaluation_data(session.request, bundle)
     data_file = scratch / "evaluation.npz"
     data.save(data_file)
@@ -134,17 +132,15 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> list[Row]:
     graph = load_clean(bundle.int8_graph)
     Simulate()(graph)
     save_model(graph, simulated)
-    rows: list[Row] = []
     for name, entry in bundle.manifest.engines.items():
         if session.request.engines and name not in session.request.engines:
             continue
         engine: Engine = ENGINES.load(name)
         coverage = audit_engine(bundle, name).coverage()
         if entry.runs_here:
-            rows += _engine_rows(session, bundle, engine, data, data_file, simulated, coverage)
+            yield from _engine_rows(session, bundle, engine, data, data_file, simulated, coverage)
         else:
-            rows.append(_built_row(session, bundle, name, coverage))
-    return rows
+            yield _built_row(session, bundle, name, coverage)
 
 
 def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:

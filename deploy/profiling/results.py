@@ -7,19 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from deploy.record import Record
 from trueint8.artifacts import write_atomically
 from trueint8.errors import DataError
 from trueint8.kinds import Kind
 
 SCHEMA: Literal["trueint8/results/1"] = "trueint8/results/1"
-
-
-class Record(BaseModel):
-    """Base of everything stored: immutable, no unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Latency(Record):
