@@ -72,7 +72,8 @@ def evaluation_set(
     """
     batches = samples.batches
     if task == "fill-mask" and tokenizer is not None:
-        masked = [_mask_tokens(b, tokenizer, seed + i) for i, b in enumerate(batches)]
+        loaded = load_tokenizer(tokenizer)
+        masked = [_mask_tokens(b, loaded, seed + i) for i, b in enumerate(batches)]
         return EvaluationSet("tokens", [b for b, _ in masked], [t for _, t in masked])
     if task == "text-generation":
         return EvaluationSet("tokens", batches, [_next_tokens(b) for b in batches])
@@ -82,9 +83,8 @@ def evaluation_set(
 
 
 def _mask_tokens(
-    batch: Mapping[str, np.ndarray], tokenizer_folder: Path, seed: int
+    batch: Mapping[str, np.ndarray], tokenizer: Any, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    tokenizer = load_tokenizer(tokenizer_folder)
     if tokenizer.mask_token_id is None:
         raise DataError(
             "the tokenizer has no mask token, so masked-LM accuracy cannot be computed",
