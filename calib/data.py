@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from trueint8.errors import ConfigError, DataError, MissingDependency
 
 _PACKED_TASKS = ("fill-mask", "text-generation")
 _CHARACTERS_PER_TOKEN = 6
+_UNREADABLE = (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises of a file that is no .npz; TypeError of a lone array under that name."""
+
 DATA_FIX = "pass a .txt or .jsonl file, an .npz of arrays named as the inputs, or a folder of such"
 
 
@@ -107,6 +111,9 @@ def batches_from_text(
             fix="pass --tokenizer FOLDER, or the data as an .npz of arrays",
         )
     encoder = load_tokenizer(tokenizer)
+    batch_size, length = _static_axes(inputs, request)
+    if length is not None:
+        request = replace(request, sequence=min(request.sequence, length))
     order = np.random.default_rng(request.seed).permutation
     if task in _PACKED_TASKS:
         sequences = _packed(encoder, examples, request, order)
@@ -118,7 +125,6 @@ def batches_from_text(
             for e in picked
         ]
         labels = _label_array(picked, label_ids)
-    batch_size, length = _static_axes(inputs, request)
     batches, kept = [], []
     for start in range(0, len(sequences), batch_size):
         part = sequences[start : start + batch_size]
@@ -149,6 +155,32 @@ def check_lengths(samples: Samples, max_positions: int | None) -> None:
             "positions",
             fix="cut the sequences, or pass a smaller --seq-len",
         )
+
+
+def check_tokens(samples: Samples, vocabulary: int | None) -> None:
+    """Refuse token ids that the model has no embedding for, and sequences that are all hidden.
+
+    Raises:
+        DataError: With the id and the size of the vocabulary, or the sequence.
+    """
+    for index, batch in enumerate(samples.batches):
+        mask = batch.get("attention_mask")
+        if mask is not None and mask.ndim == 2 and not mask.any(axis=1).all():
+            row = int(mask.any(axis=1).argmin())
+            raise DataError(
+                f"{samples.name}: 'attention_mask' hides every token of row {row} of batch {index}",
+                fix="leave that row out, or set its mask to 1 where there are tokens",
+            )
+        ids = batch.get("input_ids")
+        if ids is None or vocabulary is None:
+            continue
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= vocabulary:
+            raise DataError(
+                f"{samples.name}: 'input_ids' holds {low if low < 0 else high}; the model's "
+                f"vocabulary has {vocabulary} tokens, 0 to {vocabulary - 1}",
+                fix="tokenize the data with the model's own tokenizer",
+            )
 
 
 def _kind(path: Path) -> str:
@@ -316,9 +348,9 @@ def _array_batches(
 def _read_arrays(file: Path, inputs: Sequence[GraphInput]) -> dict[str, np.ndarray]:
     names = [i.name for i in inputs]
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {k: archive[k] for k in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as err:
+    except _UNREADABLE as err:
         raise DataError(
             f"{file} is not a readable .npz of plain arrays: {err}",
             fix="write it with numpy.savez(file, input_ids=..., attention_mask=...)",
@@ -329,11 +361,20 @@ def _read_arrays(file: Path, inputs: Sequence[GraphInput]) -> dict[str, np.ndarr
             f"{file} has no array {missing[0]!r}; it holds: {', '.join(sorted(arrays)) or '-'}",
             fix=f"name the arrays as the model's inputs: {', '.join(names)}",
         )
-    if len({len(arrays[n]) if arrays[n].ndim else -1 for n in names}) != 1:
-        raise DataError(f"{file}: the arrays differ in their first axis", fix="one row per sample")
     for item in inputs:
         _check_array(file, item, arrays[item.name])
+    _check_rows(file, arrays, [*names, *(["labels"] if "labels" in arrays else [])])
     return arrays
+
+
+def _check_rows(file: Path, arrays: dict[str, np.ndarray], names: Sequence[str]) -> None:
+    rows = {n: len(arrays[n]) if arrays[n].ndim else 1 for n in names}
+    if len(set(rows.values())) != 1:
+        raise DataError(
+            f"{file}: the arrays differ in their first axis: "
+            + ", ".join(f"{name} has {count}" for name, count in rows.items()),
+            fix="save one row per sample in every array",
+        )
 
 
 def _check_array(file: Path, item: GraphInput, array: np.ndarray) -> None:
@@ -344,7 +385,7 @@ def _check_array(file: Path, item: GraphInput, array: np.ndarray) -> None:
             f"{file}: {item.name!r} has dtype {array.dtype}, the model takes {item.dtype}", fix=fix
         )
     fits = array.ndim == len(item.shape) and all(
-        want is None or axis == 0 or have == want
+        axis == 0 or (have > 0 if want is None else have == want)
         for axis, (have, want) in enumerate(zip(array.shape, item.shape, strict=True))
     )
     if not fits:

@@ -76,8 +76,8 @@ def _activation_pair(
 def _weight_dequantizer(matmul: MatMul, operand: ir.Value, graph: ir.Graph) -> ir.Node:
     weight = weight_array(operand)
     axis = weight.ndim - 1 if matmul.weight_side == 1 else weight.ndim - 2
-    integers, params = quantize_weight(weight, axis)
     stem = f"{matmul.name}.weight"
+    integers, params = quantize_weight(weight, axis, name=stem)
     dequantize = ir.node(
         "DequantizeLinear",
         [

@@ -36,16 +36,28 @@ def activation_params(tensor: str, amax: float) -> QuantParams:
     return QuantParams(scale=_scale(np.float64(amax)))
 
 
-def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, QuantParams]:
+def quantize_weight(
+    weight: np.ndarray, axis: int, *, name: str = "weight"
+) -> tuple[np.ndarray, QuantParams]:
     """Quantize a weight per channel with min-max ranges.
 
     Args:
         weight: float32, at least two axes.
         axis: The output-channel axis, which keeps its own scale per index.
+        name: For the message.
 
     Returns:
         int8 of the same shape, and scales (weight.shape[axis],).
+
+    Raises:
+        CalibrationError: If a value is NaN or infinite.
     """
+    finite = np.isfinite(weight)
+    if not finite.all():
+        raise CalibrationError(
+            f"{name!r} holds {np.count_nonzero(~finite)} NaN or infinite values",
+            fix="pass a checkpoint whose weights are finite",
+        )
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     params = QuantParams(scale=_scale(np.abs(weight).max(axis=others).astype(np.float64)))
     shape = [1] * weight.ndim

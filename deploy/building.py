@@ -40,7 +40,7 @@ from export.matmuls import find_matmuls, macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, load_onnx_file, save_model
 from export.source import TOKENIZER_FILES
 from trueint8.artifacts import no_space, staged_folder, storage_errors
-from trueint8.errors import BuildError, CalibrationError, ConfigError
+from trueint8.errors import BuildError, CalibrationError, ConfigError, ExportError
 from trueint8.progress import Progress
 
 RTX_MAX_SEQUENCE = 512
@@ -189,7 +189,11 @@ def graph_inputs(graph: ir.Model) -> list[GraphInput]:
     """Return the inputs of a graph with its fixed and dynamic axes."""
     found = []
     for value in graph.graph.inputs:
-        assert value.shape is not None and value.dtype is not None
+        if value.shape is None or value.dtype is None:
+            raise ExportError(
+                f"the graph's input {value.name!r} has no shape or type",
+                fix="export the model again; onnx.shape_inference can fill in what is missing",
+            )
         shape = tuple(d if isinstance(d, int) else None for d in value.shape)
         found.append(GraphInput(str(value.name), np.dtype(value.dtype.numpy()), shape))
     return found

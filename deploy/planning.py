@@ -154,7 +154,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         ),
         engines=engines,
         engine_versions=versions,
-        out=Path(options.out or default_out(source.name, options.calib)),
+        out=_out(options, source),
         golden=golden,
         golden_from_calib=options.golden_from_calib,
         quantize_head=options.quantize_head,
@@ -225,6 +225,15 @@ def _sequence(options: BuildOptions, source: Source) -> int:
             fix=f"pass --seq-len {limit} or less",
         )
     return options.seq_len
+
+
+def _out(options: BuildOptions, source: Source) -> Path:
+    out = Path(options.out or default_out(source.name, options.calib))
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise ConfigError(
+            f"-o {out} is the working folder or holds it", fix="pass a folder below it: -o OUT"
+        )
+    return out
 
 
 def _existing(path: str | None) -> Path | None:

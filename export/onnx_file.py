@@ -121,8 +121,8 @@ def _end_of_data(tensor: onnx.TensorProto, entries: dict[str, str], path: Path) 
     """Return the offset behind the tensor's last byte; without ``length``, its values decide."""
     try:
         offset = int(entries.get("offset", 0))
-        bits = ir.DataType(tensor.data_type).bitsize
-        return offset + int(entries.get("length", prod(tensor.dims) * bits // 8))
+        item = ir.DataType(tensor.data_type).itemsize
+        return offset + int(entries.get("length", prod(tensor.dims) * item))
     except ValueError as err:
         raise _unreadable(path, err) from err
 

@@ -43,10 +43,7 @@ def storage_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageError(
-                f"no space left on the device while writing {target}",
-                fix="free some space there, or write elsewhere with -o",
-            ) from err
+            raise no_space(target) from err
         if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(
                 f"{err.filename or target} cannot be written: {os.strerror(err.errno)}",
@@ -55,11 +52,29 @@ def storage_errors(target: Path) -> Iterator[None]:
         raise
 
 
+def no_space(target: Path) -> StorageError:
+    """Return the error for a full disk."""
+    return StorageError(
+        f"no space left on the device while writing {target}",
+        fix="free some space there, or write elsewhere with -o",
+    )
+
+
+def _make_parent(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as err:
+        raise StorageError(
+            f"{target} cannot be written: {err.filename} is not a folder",
+            fix="write elsewhere with -o",
+        ) from err
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader sees the old content or all of the new, never a part."""
     raw = data.encode() if isinstance(data, str) else data
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -95,7 +110,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         StorageError: If the disk is full or not writable.
     """
     with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(target)
         _remove_abandoned(target)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
         lock = os.open(staging, os.O_RDONLY)

@@ -11,12 +11,13 @@ import onnx
 
 from calib.data import GraphInput
 from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, check_inputs
-from export.onnx_file import load_clean, model_bytes
+from export.onnx_file import load_clean, save_model
 from export.passes.unsigned_activations import UnsignedActivations
 from trueint8.errors import BuildError, MissingDependency, RunError
 
 FILE = "model.onnx"
 
+_EXTERNAL_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 _MAKES_FLOAT_GEMMS = "MatMulAddFusion"
 """Makes a Gemm of a 2-D MatMul with a float bias; that Gemm has no integer kernel."""
 
@@ -124,11 +125,16 @@ class OnnxRuntime:
         with request.progress.step("build onnxruntime"):
             model = load_clean(request.int8_graph)
             UnsignedActivations()(model)
+            source = request.folder / "unsigned.onnx"
+            save_model(model, source)
+            weights = source.with_name(f"{source.name}.data")
             options = _options(library, 0)
             options.optimized_model_filepath = str(out)
+            if weights.exists():
+                options.add_session_config_entry(_EXTERNAL_WEIGHTS, f"{FILE}.data")
             try:
                 library.InferenceSession(
-                    model_bytes(model),
+                    str(source),
                     options,
                     providers=["CPUExecutionProvider"],
                     disabled_optimizers=[_MAKES_FLOAT_GEMMS],
@@ -138,6 +144,9 @@ class OnnxRuntime:
                     f"ONNX Runtime refuses the Q/DQ graph: {str(err).strip()}",
                     fix="check free disk space and the graph with onnx.checker",
                 ) from err
+            finally:
+                source.unlink()
+                weights.unlink(missing_ok=True)
         if not out.is_file():
             raise BuildError(
                 "ONNX Runtime wrote no optimized graph", fix="check free disk space and permissions"
@@ -146,7 +155,7 @@ class OnnxRuntime:
     def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
         """Read the operator that took each matmul's place from the optimized graph."""
         found: dict[str, str] = {}
-        for node in onnx.load(str(folder / FILE)).graph.node:
+        for node in onnx.load(str(folder / FILE), load_external_data=False).graph.node:
             stem = node.name.removesuffix("/MatMulScaleFusion/")
             if node.op_type in _INT8_OPERATORS:
                 found[stem] = "int8"

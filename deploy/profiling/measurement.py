@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calib.data import DATA_FIX, Request, check_lengths, check_tokens, load_samples
+from calib.data import DATA_FIX, Request, Samples, check_lengths, check_tokens, load_samples
 from deploy.audit import audit_engine
 from deploy.bundle import ENGINE, FLOAT_GRAPH, Bundle, open_bundle
 from deploy.engines import ENGINES
@@ -154,9 +154,21 @@ def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
         tokenizer=bundle.tokenizer,
         label_ids=manifest.model.label_ids,
     )
+    _check_labels(samples, manifest.model.label_ids)
     check_lengths(samples, manifest.model.max_positions)
     check_tokens(samples, vocabulary_size(load_clean(bundle.float_graph), "input_ids"))
     return evaluation_set(samples, manifest.model.task, bundle.tokenizer, request.seed)
+
+
+def _check_labels(samples: Samples, label_ids: Mapping[str, int] | None) -> None:
+    known = set((label_ids or {}).values())
+    for label in {int(v) for part in samples.labels or [] for v in part.reshape(-1)} - known:
+        if known:
+            names = ", ".join(f"{name} ({number})" for name, number in (label_ids or {}).items())
+            raise DataError(
+                f"{samples.name}: label {label} is none of the model's: {names}",
+                fix="use the model's label names or their ids",
+            )
 
 
 def _engine_rows(

@@ -70,7 +70,8 @@ def printed(model: ir.Model) -> str:
         attributes = "".join(f" {k}={a.value}" for k, a in sorted(node.attributes.items()))
         inputs = ", ".join("-" if v is None else str(v.name) for v in node.inputs)
         results = ", ".join(str(v.name) for v in node.outputs)
-        lines.append(f"{results} = {node.op_type}({inputs}){attributes}  # {node.name}")
+        name = f"  # {node.name}" if node.name else ""
+        lines.append(f"{results} = {node.op_type}({inputs}){attributes}{name}")
     lines += [
         f"initializer {name} {value.dtype} {value.shape}"
         for name, value in sorted(graph.initializers.items())

@@ -241,6 +241,19 @@ def test_no_permission_names_the_file(code: int) -> None:
     assert caught.value.problem == f"/data/out/a cannot be written: {os.strerror(code)}"
 
 
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for parent in ("file", "file/deeper"):
+        target = tmp_path / parent / "out"
+        with pytest.raises(StorageError, match="is not a folder"):
+            write_atomically(target, "x")
+        with (
+            pytest.raises(StorageError, match="is not a folder"),
+            staged_folder(target, replace=False),
+        ):
+            pass
+
+
 def test_other_system_errors_pass_as_they_are() -> None:
     with pytest.raises(IsADirectoryError), storage_errors(Path("/data/out")):
         raise OSError(errno.EISDIR, "is a directory")

@@ -9,7 +9,7 @@ import pytest
 from trueint8 import errors
 from trueint8.errors import TrueInt8Error
 
-CLASSES = [TrueInt8Error, *TrueInt8Error.__subclasses__()]
+CLASSES: list[type[TrueInt8Error]] = [TrueInt8Error, *TrueInt8Error.__subclasses__()]
 
 
 def test_exit_codes_are_distinct_and_clear_of_the_shells_own() -> None:

@@ -1,0 +1,315 @@
+"""The same checks over every engine, with the real library behind it."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import numpy_helper
+
+from calib.placement import ATTENTION_REASON, Placement, Site
+from calib.qdq import insert_qdq
+from calib.schemes import activation_params
+from deploy.engines import ENGINES
+from deploy.probe import probe_engine
+from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Engine, Precision
+from export.matmuls import find_matmuls
+from export.onnx_file import save_model
+from export.passes import clean
+from export.passes.simulate import Simulate
+from export.reference import open_reference
+from tests.contracts.outside import BLOCKER, ROOT, optional_modules, project
+from tests.export.graphs import graph_from_text, normal
+from trueint8.errors import BuildError, MissingDependency, RunError
+from trueint8.progress import Lines, Silence
+
+WIDTH = 64
+TEXT = """
+tiny (float[batch, t, 64] x) => (float[batch, t, 64] y) {
+    [block__up] u = MatMul(x, w0)
+    ub = Add(u, b0)
+    g = Relu(ub)
+    [block__keep] k = MatMul(g, w1)
+    kb = Add(k, b1)
+    r = Relu(kb)
+    [block__down] d = MatMul(r, w2)
+    y = Add(d, b2)
+}
+"""
+KEPT = "block.keep"
+QUANTIZED = ("block.up", "block.down")
+X = normal(9, 2, 8, WIDTH)
+AMAX = 1.8
+"""Clips, so that quantized and float results are far apart."""
+
+INSTALL = {
+    "onnxruntime": "pip install 'trueint8[cpu]'",
+    "openvino": "pip install 'trueint8[cpu]'",
+    "tensorrt-rtx": "pip install 'trueint8[tensorrt-rtx]'   "
+    "(or: pip install 'tensorrt-rtx-cu13>=1.7,<1.8')",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One engine built from the tiny graph, and what that graph computes."""
+
+    engine: Engine
+    folder: Path
+    float_graph: Path
+    matmuls: dict[str, str]
+    simulated: np.ndarray
+    floating: np.ndarray
+
+
+def _float_graph() -> ir.Model:
+    weights = {f"w{i}": normal(i, WIDTH, WIDTH) / 8 for i in range(3)}
+    biases = {f"b{i}": normal(5 + i, WIDTH) for i in range(3)}
+    return clean(graph_from_text(TEXT, weights | biases))
+
+
+def _quantized_graph() -> ir.Model:
+    model = _float_graph()
+    matmuls = find_matmuls(model, modules_named=False)
+    sites = [Site(m, ATTENTION_REASON if m.name == KEPT else "") for m in matmuls]
+    placement = Placement(sites)
+    assert tuple(m.name for m in placement.quantized) == QUANTIZED
+    insert_qdq(model, placement, {t: activation_params(t, AMAX) for t in placement.tensors})
+    return model
+
+
+@cache
+def _reference(kind: str) -> np.ndarray:
+    model = _float_graph() if kind == "float" else _quantized_graph()
+    if kind == "simulated":
+        Simulate()(model)
+    with open_reference(ir.to_proto(model).SerializeToString()) as run:
+        return run({"x": X})["y"]
+
+
+def _installed(name: str) -> Engine:
+    engine: Engine = ENGINES.load(name)
+    try:
+        engine.version()
+    except MissingDependency as err:
+        pytest.skip(err.problem)
+    return engine
+
+
+@pytest.fixture(scope="module", params=ENGINES.names())
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Build the tiny graph with one engine."""
+    engine = _installed(request.param)
+    scratch = tmp_path_factory.mktemp(request.param)
+    save_model(_quantized_graph(), scratch / "int8.onnx")
+    save_model(_float_graph(), scratch / "float.onnx")
+    matmuls = find_matmuls(_float_graph(), modules_named=False)
+    folder = scratch / "engine"
+    folder.mkdir()
+    shapes = {"x": ((1, 1, WIDTH), X.shape, (4, 16, WIDTH))}
+    engine.build(BuildRequest(scratch / "int8.onnx", folder, shapes, Silence()))
+    return Built(
+        engine=engine,
+        folder=folder,
+        float_graph=scratch / "float.onnx",
+        matmuls={m.name: m.returns for m in matmuls},
+        simulated=_reference("simulated"),
+        floating=_reference("float"),
+    )
+
+
+@pytest.fixture
+def session(built: Built) -> Iterator[Any]:
+    """Open the INT8 engine, if this machine can run it."""
+    if not built.engine.runs_here:
+        pytest.skip(f"{built.engine.name} is BUILT here, not run")
+    configuration = Configuration("int8", built.engine.int8_rest())
+    with built.engine.open(built.folder, configuration, 1) as opened:
+        yield opened
+
+
+def test_an_engine_tells_its_name_version_and_precisions(built: Built) -> None:
+    engine = built.engine
+    assert ENGINES.load(engine.name) is engine
+    assert re.match(r"\d+\.\d+", engine.version())
+    offered = engine.float_precisions()
+    assert set(offered) <= set(get_args(Precision))
+    assert len(set(offered)) == len(offered)
+    assert engine.int8_rest() in get_args(Precision)
+    assert ("fp32" in offered) == engine.runs_here
+
+
+def test_an_engine_writes_its_files_into_its_folder(built: Built) -> None:
+    assert [p for p in built.folder.rglob("*") if p.is_file() and p.stat().st_size > 0]
+    kept = {p.name for p in built.folder.parent.iterdir()}
+    assert kept == {"engine", "int8.onnx", "float.onnx"}
+
+
+def test_the_audit_tells_int8_from_float(built: Built) -> None:
+    found = built.engine.audit(built.folder, built.matmuls)
+    assert set(found) == set(built.matmuls)
+    assert {found[name] for name in QUANTIZED} == {"int8"}
+    assert found[KEPT] in get_args(Precision)
+
+
+def test_the_audit_invents_nothing(built: Built) -> None:
+    names = {"block.other": "", "block": "", "block.upper": "", "up": ""}
+    assert set(built.engine.audit(built.folder, names).values()) == {NOT_FOUND}
+
+
+def test_the_engine_computes_what_simulation_computes(built: Built, session: Any) -> None:
+    actual = session.run({"x": X})["y"]
+    assert actual.dtype == np.float32
+    largest = np.abs(built.simulated).max()
+    tolerance = 0.03 if built.engine.int8_rest() != "fp32" else 0.01
+    assert np.abs(built.floating - built.simulated).max() > 0.1 * largest, "else this says nothing"
+    assert np.abs(actual - built.simulated).max() < tolerance * largest
+
+
+def test_runs_of_other_shapes_and_repeated_runs_agree(session: Any) -> None:
+    whole = session.run({"x": X})["y"]
+    again = session.run({"x": X})["y"]
+    np.testing.assert_array_equal(whole, again)
+    assert whole is not again
+    part = session.run({"x": X[:1, :3]})["y"]
+    np.testing.assert_allclose(part, whole[:1, :3], rtol=1e-3, atol=1e-3 * np.abs(whole).max())
+    np.testing.assert_array_equal(whole, again)
+
+
+def test_the_session_tells_its_inputs(session: Any) -> None:
+    (only,) = session.inputs
+    assert (only.name, only.dtype, only.shape) == ("x", np.dtype(np.float32), (None, None, WIDTH))
+
+
+def test_every_float_precision_computes_the_float_graph(built: Built) -> None:
+    for precision in built.engine.float_precisions():
+        configuration = Configuration("float", precision)
+        with built.engine.open(built.float_graph, configuration, 1) as session:
+            actual = session.run({"x": X})["y"]
+        error = np.abs(actual - built.floating).max() / np.abs(built.floating).max()
+        assert error < (1e-5 if precision == "fp32" else 0.03), precision
+
+
+Feeds = dict[str, np.ndarray]
+
+
+@pytest.mark.parametrize(
+    ("feeds", "problem", "fix"),
+    [
+        ({}, "input 'x' is missing; got: nothing", "pass arrays named x"),
+        ({"z": X}, "input 'x' is missing; got: z", "pass arrays named x"),
+        (
+            {"x": X.astype(np.float64)},
+            "input 'x' has dtype float64, not float32",
+            "convert it with .astype('float32')",
+        ),
+        ({"x": X.astype(np.int64)}, "input 'x' has dtype int64, not float32", ".astype('float32')"),
+    ],
+)
+def test_a_wrong_input_is_named(session: Any, feeds: Feeds, problem: str, fix: str) -> None:
+    with pytest.raises(RunError) as caught:
+        session.run(feeds)
+    assert caught.value.problem == problem
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("shape", [(2, 8, WIDTH + 1), (WIDTH,)])
+def test_a_wrong_shape_is_a_run_error_and_the_session_lives_on(
+    session: Any, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(RunError):
+        session.run({"x": np.zeros(shape, np.float32)})
+    assert session.run({"x": X})["y"].shape == X.shape
+
+
+def test_an_engine_that_cannot_run_here_says_so(built: Built) -> None:
+    if built.engine.runs_here:
+        pytest.skip(f"{built.engine.name} runs here")
+    with pytest.raises(RunError) as caught:
+        built.engine.open(built.folder, Configuration("int8", built.engine.int8_rest()), 1)
+    assert "BUILT, not run" in caught.value.problem
+    assert "GPU" in caught.value.fix
+
+
+def test_the_probe_is_int8(built: Built, tmp_path: Path) -> None:
+    assert probe_engine(built.engine.name, tmp_path) == "int8"
+
+
+def test_a_graph_no_engine_knows_is_a_build_error(built: Built, tmp_path: Path) -> None:
+    text = "g (float[2, 4] x) => (float[2, 4] y) { [odd] y = Unheard(x) }"
+    path = tmp_path / "odd.onnx"
+    save_model(graph_from_text(text), path)
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    shapes = {"x": ((2, 4), (2, 4), (2, 4))}
+    with pytest.raises(BuildError) as caught:
+        built.engine.build(BuildRequest(path, folder, shapes, Silence()))
+    assert "Unheard" in caught.value.problem
+    assert len(caught.value.fix.split()) > 4
+
+
+def test_an_engine_whose_files_are_gone_is_an_error_of_ours(built: Built, tmp_path: Path) -> None:
+    if not built.engine.runs_here:
+        pytest.skip(f"{built.engine.name} is BUILT here, not run")
+    with pytest.raises((RunError, BuildError)):
+        built.engine.open(tmp_path, Configuration("int8", built.engine.int8_rest()), 1)
+
+
+ABSENT = (
+    BLOCKER
+    + """
+from deploy.engines import ENGINES
+from trueint8.errors import MissingDependency
+engine = ENGINES.load(sys.argv[2])
+try:
+    engine.version()
+except MissingDependency as err:
+    print(err.problem)
+    print(err.fix)
+"""
+)
+
+
+@pytest.mark.parametrize("name", ENGINES.names())
+def test_without_its_library_an_engine_gives_the_install_command(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ABSENT, ",".join(optional_modules()), name],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    problem, fix = done.stdout.splitlines()
+    assert problem.startswith(f"the engine {name} needs the package ")
+    assert fix == INSTALL[name]
+    extra = re.findall(r"trueint8\[([a-z-]+)\]", fix)
+    assert extra and set(extra) <= set(project()["optional-dependencies"])
+
+
+def test_progress_is_shown(built: Built, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    shapes = {"x": ((1, 1, WIDTH), X.shape, (4, 16, WIDTH))}
+    source = built.folder.parent / "int8.onnx"
+    built.engine.build(BuildRequest(source, tmp_path, shapes, Lines(stream)))
+    assert stream.getvalue().startswith(f"build {built.engine.name} ...\n")
+
+
+def test_onnx_runtime_is_given_unsigned_activations(built: Built) -> None:
+    if built.engine.name != "onnxruntime":
+        pytest.skip("of ONNX Runtime only")
+    graph = onnx.load(str(built.folder / "model.onnx")).graph
+    arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    zeros = [arrays[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"]
+    assert zeros
+    assert {(zero.dtype.name, int(zero)) for zero in zeros} == {("uint8", 128)}

@@ -1,0 +1,145 @@
+"""Every registered name of every kind holds what its folder promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import subprocess
+import sys
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from attention.variants import VARIANTS
+from calib.estimators import ESTIMATORS
+from calib.stats import TensorStats
+from deploy.cli import COMMANDS, group
+from deploy.engines import ENGINES
+from deploy.reporting.page import SECTIONS
+from tests.contracts.outside import ROOT
+from trueint8.registry import Registry
+
+REGISTRIES = (VARIANTS, ESTIMATORS, ENGINES, COMMANDS, SECTIONS)
+EVERY = [(registry, name) for registry in REGISTRIES for name in registry.names()]
+IDS = [f"{registry.kind}-{name}" for registry, name in EVERY]
+
+
+def _draws() -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(0)
+    normal = draw.standard_normal(5000).astype(np.float32)
+    spiked = normal.copy()
+    spiked[:3] = -500.0
+    return {"normal": normal, "spiked": spiked, "skewed": -np.abs(normal), "one": normal[:1]}
+
+
+DRAWS = _draws()
+
+
+@pytest.mark.parametrize(("registry", "name"), EVERY, ids=IDS)
+def test_the_file_defines_its_attribute_and_says_what_it_is(registry: Registry, name: str) -> None:
+    thing = registry.load(name)
+    module = sys.modules[f"{registry.package}.{name.replace('-', '_')}"]
+    assert thing is getattr(module, registry.attribute)
+    assert module.__doc__ and module.__doc__.strip().splitlines()[0].endswith(".")
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda r: r.kind)
+def test_no_folder_is_empty(registry: Registry) -> None:
+    assert registry.names()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+@pytest.mark.parametrize("kind", sorted(DRAWS))
+def test_an_estimate_is_a_threshold_within_what_was_seen(name: str, kind: str) -> None:
+    estimate = ESTIMATORS.load(name)
+    stats = TensorStats.of(DRAWS[kind])
+    before = stats.histogram.copy()
+    amax = estimate(stats)
+    assert 0 < amax <= stats.absmax
+    assert estimate(stats) == amax, "a pure function"
+    np.testing.assert_array_equal(stats.histogram, before)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS.names())
+def test_an_estimate_follows_the_tensors_unit_and_not_the_order(name: str) -> None:
+    estimate = ESTIMATORS.load(name)
+    values = DRAWS["spiked"]
+    amax = estimate(TensorStats.of(values))
+    assert estimate(TensorStats.of(values * 4)) == 4 * amax
+    parts = [TensorStats.of(part) for part in np.array_split(values[::-1], 7)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
+    assert estimate(merged) == amax
+    assert estimate(TensorStats.of(np.zeros(5, np.float32))) == 0.0
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [r.load(n) for r in (ESTIMATORS, VARIANTS) for n in r.names()],
+    ids=[f"{r.kind}-{n}" for r in (ESTIMATORS, VARIANTS) for n in r.names()],
+)
+def test_a_method_names_its_source_and_its_results(thing: Any) -> None:
+    text = inspect.getdoc(thing)
+    assert text is not None
+    for heading in ("Args:", "Returns:", "References:"):
+        assert heading in text
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}", text)
+
+
+@pytest.mark.parametrize("name", VARIANTS.names())
+def test_a_variant_keeps_shape_and_gives_masked_positions_nothing(name: str) -> None:
+    scores = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    scores[..., 4] = torch.finfo(torch.float32).min
+    probabilities = VARIANTS.load(name)(scores)
+    assert probabilities.shape == scores.shape
+    assert torch.isfinite(probabilities).all()
+    assert (probabilities >= 0).all() and (probabilities <= 1).all()
+    assert not probabilities[..., 4].any()
+    assert probabilities[..., :4].any()
+
+
+@pytest.mark.parametrize("name", COMMANDS.names())
+def test_a_command_helps(name: str) -> None:
+    command = COMMANDS.load(name)
+    assert isinstance(command, click.Command)
+    done = CliRunner().invoke(group, [name, "--help"], prog_name="deploy")
+    assert done.exit_code == 0
+    assert done.output.startswith(f"Usage: deploy {name} ")
+    assert f"deploy {name}" in done.output.split("\n", 1)[1], "the help holds an example"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help and "." in parameter.help
+
+
+@pytest.mark.parametrize("name", COMMANDS.names())
+def test_a_command_refuses_what_it_does_not_know(name: str) -> None:
+    line = [sys.executable, "-m", "deploy", name, "--no-such-option"]
+    code = "import sys; from deploy.cli import main; main()"
+    line[1:3] = ["-c", code]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert "--no-such-option" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", SECTIONS.names())
+def test_a_section_is_a_function_of_rows(name: str) -> None:
+    (rows,) = inspect.signature(SECTIONS.load(name)).parameters
+    assert rows == "rows"
+
+
+def test_sections_stand_in_an_order_without_ties() -> None:
+    from tests.reporting.synthetic import synthetic_rows
+
+    rows = synthetic_rows()
+    made = [SECTIONS.load(name)(rows) for name in SECTIONS.names()]
+    orders = [section.order for section in made if section is not None]
+    assert len(set(orders)) == len(orders)
+    assert all(dataclasses.is_dataclass(section) for section in made)
