@@ -20,6 +20,7 @@ COMMANDS = Registry("command", "deploy.commands", "COMMAND")
 PACKAGES = ("trueint8", "attention", "export", "calib", "deploy")
 INTERRUPTED = 130
 TERMINATED = 143
+INTERNAL = 70
 
 
 class LazyGroup(click.Group):
@@ -85,6 +86,12 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except Exception as err:
+        if debug:
+            raise
+        print(f"deploy: internal error: {type(err).__name__}: {err}", file=sys.stderr)
+        print("  fix: this is a defect; report it with the output of --debug", file=sys.stderr)
+        code = INTERNAL
     sys.stdout.flush()
     sys.exit(code)
 

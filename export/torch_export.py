@@ -119,8 +119,8 @@ def _parity(model: Forward, onnx_path: Path, batches: Sequence[Arrays]) -> Parit
             if expected.ndim == 3:
                 seen = batch["attention_mask"].astype(bool)
                 expected, actual = expected[seen], actual[seen]
-            largest = max(largest, float(np.abs(expected).max()))
-            error = max(error, float(np.abs(actual - expected).max()))
+            largest = float(np.maximum(largest, np.abs(expected).max()))
+            error = float(np.maximum(error, np.abs(actual - expected).max()))
     return Parity(
         relative_error=error / largest if largest else error,
         tolerance=PARITY_TOLERANCE,

@@ -12,7 +12,7 @@
     ├── DataError                10  text or arrays are missing, empty or malformed
     └── StorageError             11  the disk is full or not writable
 
-130 is Ctrl-C, 143 SIGTERM.
+70 is a defect of ours, 130 is Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations

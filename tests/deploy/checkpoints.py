@@ -17,11 +17,7 @@ LAYERS = 2
 CLASS_NAMES = {"negative": 0, "positive": 1, "neutral": 2}
 _VOCABULARY = 600
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
-_WORDS = (
-    "the matrix holds quantized weights and a scale for every channel while attention scores "
-    "flow through softmax before values are mixed again so an engine runs eight bit integers "
-    "where calibration found ranges that cover almost all activations of real text"
-).split()
+_WORDS = (Path(__file__).parent / "words.txt").read_text("utf-8").split()
 
 _TINY = {
     "hidden_size": 32,

@@ -92,9 +92,7 @@ def arrays(made: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(
-    made: Path, float_onnx: Path, arrays: Path
-) -> Bundle:
+def bundle(made: Path, float_onnx: Path, arrays: Path) -> Bundle:
     """A small bundle of the ready .onnx on the default CPU engines, quick to copy and open."""
     return deploy.build(
         float_onnx, calib_data=arrays, out=made / "ready-int8", engine="openvino,onnxruntime"

@@ -138,10 +138,11 @@ def test_with_nothing_given_the_embedded_encoder_is_built_and_the_first_line_say
     if not any(REFERENCE.glob("*.safetensors")):
         pytest.skip("this checkout holds no embedded reference encoder")
     ended = run_here(
-        "build", "--int8", "--calib", "percentile", "--calib-samples", 8, cwd=tmp_path
-    )
+        "build", "--int8", "--calib", "percentile", "--calib-samples", 8,
+        "--engine", "openvino", cwd=tmp_path,
+    )  # fmt: skip
     assert ended.code == 0, ended.err
-    first = ended.err.splitlines()[0]
+    first = ended.out.splitlines()[0]
     assert "embedded small encoder" in first
     assert "Python standard library" in first
     assert "--calib-data" in first

@@ -1,0 +1,60 @@
+"""What ``deploy doctor`` finds, and how it says so."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+
+from deploy.commands import doctor
+from tests.deploy.running import run_here
+
+
+def test_a_sound_installation_ends_with_0() -> None:
+    with mock.patch.object(doctor, "installed", return_value={"onnxruntime", "openvino"}):
+        ended = run_here("doctor", "--json")
+        text = run_here("doctor").out
+    assert ended.code == 0, ended.out
+    found = ended.json
+    assert found["problems"] == []
+    engines = {e["engine"]: e for e in found["engines"]}
+    assert engines["openvino"]["runs"] and engines["onnxruntime"]["runs"]
+    assert engines["tensorrt-rtx"]["builds"] and not engines["tensorrt-rtx"]["runs"]
+    assert "no problems: the default engines built and ran a probe in INT8" in text
+    assert "builds plans here; running them needs an NVIDIA RTX GPU" in text
+
+
+def test_a_conflict_ends_with_1_and_the_command_that_cures_it() -> None:
+    both = {"onnxruntime", "onnxruntime-gpu", "numpy"}
+    with mock.patch.object(doctor, "installed", return_value=both):
+        ended = run_here("doctor")
+        problems = run_here("doctor", "--json").json["problems"]
+    assert ended.code == 1
+    assert "PROBLEM    onnxruntime and onnxruntime-gpu are both installed" in ended.out
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in ended.out
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (set(), 0),
+        ({"onnxruntime"}, 0),
+        ({"onnxruntime-gpu"}, 0),
+        ({"onnxruntime", "onnxruntime-gpu"}, 1),
+    ],
+)
+def test_conflicts(names: set[str], count: int) -> None:
+    lines = doctor.conflicts(names)
+    assert len(lines) == count
+    assert all("Fix: pip" in line for line in lines)
+
+
+def test_a_default_engine_that_computes_wrongly_is_a_problem() -> None:
+    from deploy.engines.openvino import OpenVinoSession
+
+    wrong = mock.patch.object(OpenVinoSession, "run", lambda self, arrays: {"y": arrays["x"] * 0})
+    with wrong, mock.patch.object(doctor, "installed", return_value=set()):
+        ended = run_here("doctor")
+    assert ended.code == 1
+    assert "the default engine openvino does not work" in ended.out
