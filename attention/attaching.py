@@ -39,14 +39,7 @@ def attach(model: Any, variant: str, **parameters: float) -> Any:
         ConfigError: If the variant has no such parameter or refuses its value,
             or the model's attention cannot be replaced.
     """
-    allowed = list(inspect.signature(VARIANTS.load(variant)).parameters)[1:]
-    unknown = sorted(set(parameters) - set(allowed))
-    if unknown:
-        raise ConfigError(
-            f"variant {variant!r} has no parameter {unknown[0]!r}",
-            fix=f"it takes: {', '.join(allowed) or 'none'}",
-        )
-    VARIANTS.load(variant)(torch.zeros(1, 1, 1, 1), **parameters)
+    check_variant(variant, **parameters)
     if not getattr(model, "_supports_attention_backend", False):
         raise ConfigError(
             f"{type(model).__name__} does not go through transformers' attention interface",
@@ -55,6 +48,23 @@ def attach(model: Any, variant: str, **parameters: float) -> Any:
     model.set_attn_implementation(IMPLEMENTATION)
     setattr(model.config, CONFIG_KEY, {"name": variant, **parameters})
     return model
+
+
+def check_variant(name: str, **parameters: float) -> None:
+    """Refuse an unknown variant, parameter or value.
+
+    Raises:
+        UnknownName: If there is no such variant.
+        ConfigError: If it has no such parameter, or refuses the value.
+    """
+    allowed = list(inspect.signature(VARIANTS.load(name)).parameters)[1:]
+    unknown = sorted(set(parameters) - set(allowed))
+    if unknown:
+        raise ConfigError(
+            f"variant {name!r} has no parameter {unknown[0]!r}",
+            fix=f"it takes: {', '.join(allowed) or 'none'}",
+        )
+    VARIANTS.load(name)(torch.zeros(1, 1, 1, 1), **parameters)
 
 
 def attention_forward(

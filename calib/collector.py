@@ -12,6 +12,7 @@ import onnx_ir as ir
 from calib.stats import TensorStats
 from export.matmuls import weight_initializer
 from export.onnx_file import load_clean, save_model
+from export.other_operators import COUNTED
 from export.reference import open_reference
 from trueint8.errors import CalibrationError
 from trueint8.progress import Progress
@@ -69,8 +70,8 @@ def _operand_shapes(model_path: Path, batch: Batch, scratch: Path) -> dict[str, 
     operands = {
         str(v.name)
         for node in graph
-        if node.op_type == "MatMul"
-        for v in node.inputs
+        if node.op_type in ("MatMul", *COUNTED)
+        for v in (*node.inputs, *(node.outputs if node.op_type in COUNTED else ()))
         if v is not None and weight_initializer(v) is None
     }
     fixed = any(isinstance(v.shape[0], int) for v in graph.inputs if v.shape)

@@ -47,6 +47,8 @@ def place_qdq(matmuls: Sequence[MatMul], *, quantize_head: bool) -> Placement:
     def reason(matmul: MatMul) -> str:
         if matmul.weight is None:
             return ATTENTION_REASON
+        if matmul.obstacle:
+            return matmul.obstacle
         if matmul.is_head and not quantize_head:
             return HEAD_REASON
         return ""

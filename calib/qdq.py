@@ -18,7 +18,7 @@ from onnx_ir.passes import common
 
 from calib.placement import Placement
 from calib.schemes import QuantParams, quantize_weight
-from export.initializers import add_initializer, remove_unused_initializers
+from export.initializers import add_initializer, fresh_name, remove_unused_initializers
 from export.matmuls import MatMul, weight_array
 
 
@@ -62,14 +62,14 @@ def insert_qdq(model: ir.Model, placement: Placement, params: Mapping[str, Quant
 def _activation_pair(
     graph: ir.Graph, name: str, source: ir.Value, params: QuantParams
 ) -> list[ir.Node]:
-    scale = add_initializer(graph, f"{name}_scale", params.scale)
-    zero = add_initializer(graph, f"{name}_zero_point", np.zeros((), np.int8))
+    scale = add_initializer(graph, fresh_name(graph, f"{name}_scale"), params.scale)
+    zero = add_initializer(graph, fresh_name(graph, f"{name}_zero_point"), np.zeros((), np.int8))
     quantize = ir.node("QuantizeLinear", [source, scale, zero], name=f"{name}/QuantizeLinear")
-    quantize.outputs[0].name = f"{name}_int8"
+    quantize.outputs[0].name = fresh_name(graph, f"{name}_int8")
     dequantize = ir.node(
         "DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}/DequantizeLinear"
     )
-    dequantize.outputs[0].name = f"{name}_dequantized"
+    dequantize.outputs[0].name = fresh_name(graph, f"{name}_dequantized")
     return [quantize, dequantize]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deploy.building import build_bundle
 from deploy.bundle import Bundle, open_bundle
@@ -15,8 +15,8 @@ from deploy.planning import plan_from_options
 from deploy.profiling.measurement import ProfileRequest, measure
 from deploy.profiling.results import Row, read_results
 from deploy.reporting.page import write_report
-from deploy.sessions import Configuration, Engine, Graph, Precision, Session
-from trueint8.errors import RunError
+from deploy.sessions import Configuration, Engine, Precision, Session
+from trueint8.errors import ConfigError, RunError
 from trueint8.progress import Progress, Silence
 
 
@@ -55,7 +55,7 @@ def load(
     path: str | Path,
     *,
     engine: str | None = None,
-    graph: Graph = "int8",
+    graph: Literal["int8", "float"] = "int8",
     precision: Precision | None = None,
     threads: int | None = None,
 ) -> Session:
@@ -75,6 +75,7 @@ def load(
     Raises:
         IntegrityError: If a file of the bundle is missing or was changed.
         RunError: If no engine of the bundle can run here.
+        ConfigError: If the engine has no such graph or precision.
     """
     bundle = open_bundle(Path(path))
     name = engine or next((n for n, e in bundle.manifest.engines.items() if e.runs_here), None)
@@ -85,6 +86,12 @@ def load(
             fix="build with --engine openvino or onnxruntime",
         )
     chosen: Engine = ENGINES.load(name)
+    known = precision is None or precision in chosen.float_precisions()
+    if graph not in ("int8", "float") or not known:
+        raise ConfigError(
+            f"{name} has no {graph!r} graph with precision {precision!r}",
+            fix=f"graph is int8 or float; precision: {', '.join(chosen.float_precisions())}",
+        )
     rest = precision or (chosen.int8_rest() if graph == "int8" else "fp32")
     target = bundle.engine_folder(name) if graph == "int8" else bundle.float_graph
     return chosen.open(target, Configuration(graph, rest), threads or default_threads())

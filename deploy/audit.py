@@ -31,9 +31,16 @@ class Audit:
     engine: str
     kind: Kind
     lines: list[AuditLine]
+    uncounted: dict[str, int]
+    """Operators whose multiply-accumulates are not known."""
 
-    def coverage(self) -> Coverage:
-        """Return the share of multiply-accumulates run with two INT8 operands."""
+    def coverage(self) -> Coverage | None:
+        """Return the share of multiply-accumulates run with two INT8 operands.
+
+        None if the graph holds operators that cannot be counted.
+        """
+        if self.uncounted:
+            return None
         int8 = [line for line in self.lines if line.executed == "int8"]
         return Coverage(
             int8_macs=sum(line.macs for line in int8),
@@ -66,5 +73,6 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
     return Audit(
         engine=name,
         kind=Kind.MEASURED if bundle.manifest.engines[name].runs_here else Kind.BUILT,
+        uncounted=bundle.manifest.uncounted,
         lines=[AuditLine(m.name, m.weighted, m.macs, m.reason, executed[m.name]) for m in matmuls],
     )

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,12 +18,11 @@ from calib.qdq import insert_qdq
 from calib.schemes import QuantParams, activation_params
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
-from deploy.engines import ENGINES
+from deploy.compiling import Steps, build_engines
 from deploy.golden import draw_inputs, write_golden
-from deploy.hardware import default_threads, hardware, package_versions
+from deploy.hardware import hardware, package_versions
 from deploy.manifest import (
     CalibrationEntry,
-    EngineEntry,
     InputEntry,
     Manifest,
     MatMulEntry,
@@ -35,29 +30,17 @@ from deploy.manifest import (
     ParityEntry,
 )
 from deploy.planning import BuildPlan
-from deploy.sessions import BuildRequest, Configuration, Engine, Shapes
 from export.matmuls import find_matmuls, macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, load_onnx_file, save_model
+from export.other_operators import counted_operators, operator_macs, uncounted_operators
+from export.parity import Parity, compare_outputs
+from export.reference import open_reference
 from export.source import TOKENIZER_FILES
-from trueint8.artifacts import no_space, staged_folder, storage_errors
-from trueint8.errors import BuildError, CalibrationError, ConfigError, ExportError
+from trueint8.artifacts import staged_folder, storage_errors
+from trueint8.errors import BuildError, ConfigError, ExportError
 from trueint8.progress import Progress
 
-RTX_MAX_SEQUENCE = 512
-_DISK_IS_FULL_BELOW_BYTES = 1 << 20
-
-
-@dataclass(slots=True)
-class _Steps:
-    """Seconds each step took."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - start, 3)
+_INPUT_TYPES = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 
 
 def build_bundle(plan: BuildPlan, progress: Progress) -> tuple[Bundle, bool]:
@@ -95,7 +78,7 @@ def _existing(plan: BuildPlan) -> Bundle | None:
 
 
 def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
-    steps = _Steps()
+    steps = Steps()
     with steps.timed("export"):
         inputs, samples, parity = _export(folder, plan, progress)
     graph = load_clean(folder / layout.FLOAT_GRAPH)
@@ -118,8 +101,10 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         _quantize(folder, graph, placement, seen, plan)
     with steps.timed("golden"):
         golden = _golden(folder, plan, inputs, samples, progress)
-    macs = macs_from_shapes(load_clean(folder / layout.FLOAT_GRAPH), seen.shapes)
-    engines = _engines(folder, plan, placement, samples, steps, progress)
+    float_graph = load_clean(folder / layout.FLOAT_GRAPH)
+    others = counted_operators(float_graph)
+    macs = macs_from_shapes(float_graph, seen.shapes)
+    engines = build_engines(folder, plan, inputs, placement, samples, steps, progress)
     _copy_tokenizer(folder, plan)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -137,7 +122,9 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
                 reason=s.reason,
             )
             for s in placement.sites
-        ],
+        ]
+        + [_other_entry(node, operator_macs(node, seen.shapes)) for node in others],
+        uncounted=uncounted_operators(float_graph),
         engines=engines,
         golden=golden,
         seed=plan.seed,
@@ -150,9 +137,14 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         return seal(folder, manifest)
 
 
+def _other_entry(node: ir.Node, macs: int) -> MatMulEntry:
+    reason = f"{node.op_type} is not quantized by this version"
+    return MatMulEntry(name=str(node.name), weighted=True, macs=macs, returns="", reason=reason)
+
+
 def _export(
     folder: Path, plan: BuildPlan, progress: Progress
-) -> tuple[list[GraphInput], Samples, ParityEntry | None]:
+) -> tuple[list[GraphInput], Samples, ParityEntry]:
     out = folder / layout.FLOAT_GRAPH
     if plan.source.kind == "onnx":
         with progress.step("read ONNX"):
@@ -160,7 +152,10 @@ def _export(
         inputs = graph_inputs(load_clean(out))
         samples = plan.load_calibration(inputs)
         check_tokens(samples, vocabulary_size(load_clean(out), "input_ids"))
-        return inputs, samples, None
+        with progress.step("compare with the original"):
+            parity = _onnx_parity(plan.source.path, out, samples.batches[0])
+        _say_parity(progress, parity, "the original graph")
+        return inputs, samples, _parity_entry(parity)
     from export.checkpoint import input_names, load_checkpoint
     from export.torch_export import export_checkpoint
 
@@ -172,27 +167,50 @@ def _export(
     check_tokens(samples, (plan.source.config or {}).get("vocab_size"))
     with progress.step("export to ONNX"):
         parity = export_checkpoint(model, plan.source.task, samples.batches[:1], out)
+    _say_parity(progress, parity, "torch")
+    return inputs, samples, _parity_entry(parity)
+
+
+def _onnx_parity(original: Path, clean: Path, batch: Mapping[str, np.ndarray]) -> Parity:
+    with open_reference(original) as run:
+        expected = run(batch)
+    with open_reference(clean) as run:
+        actual = run(batch)
+    return compare_outputs(
+        [(expected[name], actual[name]) for name in expected],
+        [list(a.shape) for a in batch.values()][:1],
+        "the original graph",
+    )
+
+
+def _say_parity(progress: Progress, parity: Parity, original: str) -> None:
     progress.say(
-        f"parity with torch: largest difference {parity.relative_error:.1e} of the largest "
+        f"parity with {original}: largest difference {parity.relative_error:.1e} of the largest "
         f"output (tolerance {parity.tolerance:.0e})"
     )
-    return (
-        inputs,
-        samples,
-        ParityEntry(
-            relative_error=parity.relative_error, tolerance=parity.tolerance, shapes=parity.shapes
-        ),
+
+
+def _parity_entry(parity: Parity) -> ParityEntry:
+    return ParityEntry(
+        relative_error=parity.relative_error, tolerance=parity.tolerance, shapes=parity.shapes
     )
 
 
 def graph_inputs(graph: ir.Model) -> list[GraphInput]:
     """Return the inputs of a graph with its fixed and dynamic axes."""
     found = []
+    if not graph.graph.inputs:
+        raise ExportError("the graph has no inputs", fix="export the model with its inputs")
     for value in graph.graph.inputs:
-        if value.shape is None or value.dtype is None:
+        if value.shape is None or value.dtype is None or not len(value.shape):
             raise ExportError(
-                f"the graph's input {value.name!r} has no shape or type",
-                fix="export the model again; onnx.shape_inference can fill in what is missing",
+                f"the graph's input {value.name!r} is a scalar, or has no shape or type",
+                fix="export the model with a batch axis on every input",
+            )
+        if value.dtype not in _INPUT_TYPES:
+            raise ExportError(
+                f"the graph's input {value.name!r} is {value.dtype}",
+                fix="export the model with inputs in float32, int64, int32 or bool",
             )
         shape = tuple(d if isinstance(d, int) else None for d in value.shape)
         found.append(GraphInput(str(value.name), np.dtype(value.dtype.numpy()), shape))
@@ -246,80 +264,6 @@ def _golden(
     return origin
 
 
-def _engines(
-    folder: Path,
-    plan: BuildPlan,
-    placement: Placement,
-    samples: Samples,
-    steps: _Steps,
-    progress: Progress,
-) -> dict[str, EngineEntry]:
-    names = {s.matmul.name: s.matmul.returns for s in placement.sites}
-    entries = {}
-    for name in plan.engines:
-        engine: Engine = ENGINES.load(name)
-        target = folder / layout.ENGINE / name
-        target.mkdir(parents=True)
-        with steps.timed(f"build {name}"), _full_disk_told(target):
-            engine.build(
-                BuildRequest(
-                    int8_graph=folder / layout.INT8_GRAPH,
-                    folder=target,
-                    shapes=_shapes(samples.batches[0], plan.source.max_positions),
-                    progress=progress,
-                )
-            )
-        with steps.timed(f"check {name}"), progress.step(f"check {name}"):
-            audit = engine.audit(target, names)
-            if engine.runs_here:
-                _prove_it_runs(engine, target, samples.batches[0])
-        entries[name] = EngineEntry(
-            version=engine.version(),
-            runs_here=engine.runs_here,
-            rest=engine.int8_rest(),
-            int8_matmuls=sum(p == "int8" for p in audit.values()),
-        )
-    return entries
-
-
-@contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
-    """Say that the disk is full where an engine's own message hides it."""
-    try:
-        yield
-    except BuildError as err:
-        if shutil.disk_usage(folder).free < _DISK_IS_FULL_BELOW_BYTES:
-            raise no_space(folder) from err
-        raise
-
-
-def _prove_it_runs(engine: Engine, folder: Path, batch: Mapping[str, np.ndarray]) -> None:
-    """Load the engine from the files just written and run it, so that none is sealed broken."""
-    with engine.open(
-        folder, Configuration("int8", engine.int8_rest()), default_threads()
-    ) as session:
-        outputs = session.run(batch)
-    for name, values in outputs.items():
-        if not np.isfinite(values).all():
-            raise CalibrationError(
-                f"the INT8 engine {engine.name} gives NaN or infinite values in {name!r}",
-                fix="try another --calib or a higher --percentile",
-            )
-
-
-def _shapes(batch: Mapping[str, np.ndarray], max_positions: int | None) -> Shapes:
-    """Return (1, 1, ...), the calibration batch's shape, and that with the longest sequence."""
-    longest = min(max_positions or RTX_MAX_SEQUENCE, RTX_MAX_SEQUENCE)
-    shapes = {}
-    for name, array in batch.items():
-        usual = array.shape
-        smallest = (*(1 for _ in usual[:2]), *usual[2:])
-        tokens = array.dtype.kind == "i" and array.ndim == 2
-        largest = (usual[0], max(usual[1], longest)) if tokens else usual
-        shapes[name] = (smallest, usual, largest)
-    return shapes
-
-
 def _copy_tokenizer(folder: Path, plan: BuildPlan) -> None:
     source = plan.source.tokenizer
     if source is None:
@@ -353,5 +297,9 @@ def _calibration_entry(plan: BuildPlan, samples: Samples) -> CalibrationEntry:
         data_sha256=samples.sha256,
         samples=samples.count,
         batch_size=len(next(iter(samples.batches[0].values()))),
-        sequence=max(next(iter(b.values())).shape[1] for b in samples.batches),
+        sequence=max(_length(next(iter(b.values()))) for b in samples.batches),
     )
+
+
+def _length(array: np.ndarray) -> int:
+    return array.shape[1] if array.ndim > 1 else 1

@@ -62,11 +62,14 @@ class CalibrationEntry(Record):
 
 
 class MatMulEntry(Record):
-    """One matmul of the float graph; ``reason`` says why it is not quantized, if it is not."""
+    """One matmul, Conv or Gemm of the float graph; ``reason``: why it is not quantized."""
 
     name: str
     weighted: bool
-    macs: int = Field(description="Multiply-accumulates of one calibration sequence.")
+    macs: int = Field(
+        description="Multiply-accumulates of one calibration sequence, or of one batch where "
+        "the graph fixes it."
+    )
     returns: str = Field(description="The graph output it gives, or empty.")
     reason: str
 
@@ -78,6 +81,10 @@ class EngineEntry(Record):
     runs_here: bool = Field(description="False: BUILT for hardware that is not here.")
     rest: str = Field(description="Precision of what is not INT8.")
     int8_matmuls: int
+    cosine: float | None = Field(
+        description="MEASURED: of all outputs on the first calibration batch to the float graph's; "
+        "null for an engine that was not run."
+    )
 
 
 class Manifest(Record):
@@ -91,6 +98,10 @@ class Manifest(Record):
     parity: ParityEntry | None
     calibration: CalibrationEntry
     matmuls: list[MatMulEntry]
+    uncounted: dict[str, int] = Field(
+        description="Operators whose multiply-accumulates are not known; with any, INT8 MAC "
+        "coverage is unknown."
+    )
     engines: dict[str, EngineEntry]
     golden: str = Field(description="Where the golden inputs come from.")
     seed: int

@@ -25,7 +25,7 @@ from deploy.golden import COUNT
 from deploy.hardware import gpu
 from export.source import Source, source_from_argument
 from trueint8 import __version__
-from trueint8.artifacts import sha256_tree
+from trueint8.artifacts import sha256_file, sha256_tree
 from trueint8.errors import ConfigError, DataError, MissingDependency
 
 DEFAULT_SEQUENCE = 128
@@ -122,21 +122,22 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
     ESTIMATORS.load(options.calib)
     engines = choose_engines(options.engine)
     versions = {name: ENGINES.load(name).version() for name in engines}
-    model = options.model or str(Path(__file__).parents[1] / EMBEDDED_MODEL)
+    embedded = str(Path(__file__).parents[1] / EMBEDDED_MODEL)
+    model = embedded if options.model is None else options.model
     source = source_from_argument(
         model,
         task=options.task,  # type: ignore[arg-type]
         tokenizer=options.tokenizer,
         allow_pickle=options.allow_pickle,
     )
-    if options.model and options.calib_data is None:
+    if options.model is not None and options.calib_data is None:
         raise ConfigError(
             "calibration needs data of the kind the model will see, and none was given",
             fix=f"--calib-data DATA: {DATA_FIX}",
         )
     calib_data = _existing(options.calib_data)
     golden = _existing(options.golden)
-    if golden and calib_data and sha256_tree(golden) == sha256_tree(calib_data):
+    if golden and calib_data and _contents(golden) & _contents(calib_data):
         raise ConfigError(
             f"--golden {golden} is the calibration data; golden inputs are stored in the bundle, "
             "and calibration data may be private",
@@ -154,7 +155,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         ),
         engines=engines,
         engine_versions=versions,
-        out=_out(options, source),
+        out=_out(options, source, [calib_data, golden]),
         golden=golden,
         golden_from_calib=options.golden_from_calib,
         quantize_head=options.quantize_head,
@@ -209,6 +210,11 @@ def _check_ranges(options: BuildOptions) -> None:
             raise ConfigError(f"{flag} is {value}; expected 1 or more", fix=f"pass {flag} 8")
     if options.seed < 0:
         raise ConfigError(f"--seed is {options.seed}; expected 0 or more", fix="pass --seed 0")
+    for name in ("model", "calib_data", "out", "golden", "tokenizer"):
+        if getattr(options, name) == "":
+            raise ConfigError(
+                f"{name.replace('_', '-')} is empty", fix="leave it out, or give it a value"
+            )
     if options.golden and options.golden_from_calib:
         raise ConfigError(
             "--golden and --golden-from-calib exclude each other", fix="pass one of them"
@@ -227,13 +233,24 @@ def _sequence(options: BuildOptions, source: Source) -> int:
     return options.seq_len
 
 
-def _out(options: BuildOptions, source: Source) -> Path:
+def _out(options: BuildOptions, source: Source, data: Sequence[Path | None]) -> Path:
     out = Path(options.out or default_out(source.name, options.calib))
-    if Path.cwd().is_relative_to(out.resolve()):
-        raise ConfigError(
-            f"-o {out} is the working folder or holds it", fix="pass a folder below it: -o OUT"
-        )
+    for what, path in (
+        ("the working folder", Path.cwd()),
+        ("the model", source.path),
+        ("the tokenizer", source.tokenizer),
+        *(("the data", path) for path in data),
+    ):
+        if path is not None and path.resolve().is_relative_to(out.resolve()):
+            raise ConfigError(
+                f"-o {out} is {what} ({path}) or holds it", fix="pass another folder: -o OUT"
+            )
     return out
+
+
+def _contents(path: Path) -> set[str]:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return {sha256_file(file) for file in files}
 
 
 def _existing(path: str | None) -> Path | None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import pickle
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from attention.attaching import CONFIG_KEY, IMPLEMENTATION
+from attention.attaching import CONFIG_KEY, IMPLEMENTATION, check_variant
 from export.source import Source, Task
-from trueint8.errors import ExportError
+from trueint8.errors import ExportError, TrueInt8Error
 
 _AUTO_CLASS: dict[Task, Any] = {
     "fill-mask": transformers.AutoModelForMaskedLM,
@@ -80,21 +78,18 @@ def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
                 use_safetensors=not pickled,
                 weights_only=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as err:
+    except TrueInt8Error:
+        raise
+    except Exception as err:  # transformers raises whatever a malformed checkpoint provokes
         first = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise ExportError(
             f"{source.path} cannot be loaded for {source.task}: {first}", fix=fix
         ) from err
-    absent = sorted(k for k in info["missing_keys"] if "pooler" not in k)
+    unused = "pooler" if source.task == "feature-extraction" else None
+    absent = sorted(k for k in info["missing_keys"] if unused is None or unused not in k)
     wrong = sorted(str(k) for k in info["mismatched_keys"])
     if absent or wrong:
         raise ExportError(
@@ -115,12 +110,17 @@ def input_names(model: Forward, source: Source) -> list[str]:
 
 def _implementation(source: Source) -> str:
     """Use our attention where the family allows it; a plain family stays on eager."""
-    config = transformers.AutoConfig.from_pretrained(str(source.path), local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(
+        str(source.path), local_files_only=True, trust_remote_code=False
+    )
     model_class = _AUTO_CLASS[source.task]._model_mapping.get(type(config), None)
     model_class = model_class[0] if isinstance(model_class, tuple) else model_class
+    variant = getattr(config, CONFIG_KEY, None)
+    if variant:
+        check_variant(**variant)
     if getattr(model_class, "_supports_attention_backend", False):
         return IMPLEMENTATION
-    if getattr(config, CONFIG_KEY, None):
+    if variant:
         raise ExportError(
             f"{config.model_type} does not go through transformers' attention interface, so its "
             f"attention variant cannot be attached",

@@ -20,6 +20,15 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def fresh_name(graph: ir.Graph, name: str) -> str:
+    """Return ``name``, with underscores added until no value of the graph has it."""
+    taken = {*graph.initializers, *(v.name for v in graph.inputs)}
+    taken |= {v.name for node in graph for v in node.outputs}
+    while name in taken:
+        name += "_"
+    return name
+
+
 def remove_unused_initializers(graph: ir.Graph) -> None:
     """Drop every initializer that no node reads and the graph does not return."""
     unused = [n for n, v in graph.initializers.items() if not v.uses() and not v.is_graph_output()]

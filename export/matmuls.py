@@ -19,6 +19,7 @@ class MatMul:
     ``weight`` is the initializer behind side ``weight_side`` (0 or 1), or None if
     both operands are activations; ``activation`` is the other operand.
     ``returns`` is the graph output it gives, itself or through its bias, else "".
+    ``obstacle`` says why it cannot be quantized, if it cannot.
     """
 
     name: str
@@ -27,6 +28,7 @@ class MatMul:
     weight_side: int
     is_head: bool
     returns: str
+    obstacle: str = ""
 
 
 def weight_initializer(operand: ir.Value) -> ir.Value | None:
@@ -78,6 +80,7 @@ def find_matmuls(model: ir.Model, *, modules_named: bool) -> list[MatMul]:
                 weight_side=max(side, 0),
                 is_head=node in heads,
                 returns=_returned(node),
+                obstacle=_obstacle(weight),
             )
         )
     return found
@@ -142,6 +145,14 @@ def _head_nodes(model: ir.Model, *, modules_named: bool) -> set[ir.Node]:
         return projections
     body = str(weighted[0].name).split(".")[0]
     return projections | {n for n in weighted if str(n.name).split(".")[0] != body}
+
+
+def _obstacle(weight: ir.Value | None) -> str:
+    if weight is None or weight.const_value is None:
+        return ""
+    if weight.dtype != ir.DataType.FLOAT:
+        return f"its weight is {weight.dtype}, not float32"
+    return "" if len(weight.const_value.shape) >= 2 else "its weight is a vector"
 
 
 def _returned(node: ir.Node) -> str:

@@ -82,7 +82,8 @@ class Source:
                     "mpnet",
                     "longformer",
                 )
-                return value - int(config.get("pad_token_id", 1)) - 1 if shifted else value
+                pad = config.get("pad_token_id")
+                return value - (1 if pad is None else int(pad)) - 1 if shifted else value
         return None
 
     def files(self) -> Iterator[Path]:
@@ -199,6 +200,11 @@ def _checkpoint_source(
             )
     own = folder if any((folder / f).is_file() for f in TOKENIZER_FILES) else None
     variant = config.get("attention_variant") or {"name": "vanilla"}
+    if not isinstance(variant, dict) or not isinstance(variant.get("name"), str):
+        raise ExportError(
+            f"{folder / 'config.json'} holds an attention_variant that is no table with a name",
+            fix='write it as {"name": "clipped", "gamma": -0.025}',
+        )
     return Source(
         kind="checkpoint",
         path=folder,
@@ -226,6 +232,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _task_from_architecture(config: dict[str, Any], folder: Path) -> Task:
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise ExportError(
+            f"{folder / 'config.json'}: architectures is not a list",
+            fix=f"correct it, or pass --task with one of: {', '.join(TASKS)}",
+        )
     if not architectures:
         return "feature-extraction"
     for suffix, task in _TASK_OF_SUFFIX.items():

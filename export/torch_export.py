@@ -7,7 +7,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,13 @@ import torch
 
 from export.checkpoint import Forward, output_name
 from export.onnx_file import save_model
+from export.parity import Parity, compare_outputs
 from export.passes import clean
 from export.reference import open_reference
 from export.source import Task
-from trueint8.errors import ExportError
-
-PARITY_TOLERANCE = 1e-3
-"""Largest difference allowed, relative to the largest absolute output of torch."""
+from trueint8.errors import ExportError, TrueInt8Error
 
 Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """Largest |ONNX − torch| over unpadded positions, relative to the largest |torch|."""
-
-    relative_error: float
-    tolerance: float
-    shapes: list[list[int]]
 
 
 def export_checkpoint(model: Forward, task: Task, samples: Sequence[Arrays], out: Path) -> Parity:
@@ -48,17 +36,10 @@ def export_checkpoint(model: Forward, task: Task, samples: Sequence[Arrays], out
 
     Raises:
         ExportError: If torch cannot trace the model with both axes dynamic, or
-            parity is above :data:`PARITY_TOLERANCE`.
+            parity is above the tolerance of :mod:`export.parity`.
     """
     save_model(clean(_traced(model, task, samples[0])), out)
-    parity = _parity(model, out, [*samples, *_reshaped(samples[0])])
-    if not parity.relative_error <= parity.tolerance:
-        raise ExportError(
-            f"the ONNX graph differs from torch by {parity.relative_error:.2e} of the largest "
-            f"output; the tolerance is {parity.tolerance:.0e}",
-            fix="report this model family; nothing was built from the wrong graph",
-        )
-    return parity
+    return _parity(model, out, [*samples, *_reshaped(samples[0])])
 
 
 def _traced(model: Forward, task: Task, sample: Arrays) -> ir.Model:
@@ -76,7 +57,10 @@ def _traced(model: Forward, task: Task, sample: Arrays) -> ir.Model:
                 verbose=False,
             )
     except Exception as err:  # the exporter raises whatever the traced model raises
-        first = (str(err).strip() or type(err).__name__).splitlines()[0]
+        cause = err.__cause__ or err
+        if isinstance(cause, TrueInt8Error):
+            raise cause from err
+        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ExportError(
             f"torch cannot export this model with dynamic batch and sequence: {first}",
             fix="export it to ONNX yourself and pass the .onnx file",
@@ -110,7 +94,7 @@ def _reshaped(sample: Arrays) -> list[dict[str, np.ndarray]]:
 
 
 def _parity(model: Forward, onnx_path: Path, batches: Sequence[Arrays]) -> Parity:
-    largest = error = 0.0
+    pairs = []
     with open_reference(onnx_path) as run:
         for batch in batches:
             with torch.no_grad():
@@ -119,13 +103,8 @@ def _parity(model: Forward, onnx_path: Path, batches: Sequence[Arrays]) -> Parit
             if expected.ndim == 3:
                 seen = batch["attention_mask"].astype(bool)
                 expected, actual = expected[seen], actual[seen]
-            largest = float(np.maximum(largest, np.abs(expected).max()))
-            error = float(np.maximum(error, np.abs(actual - expected).max()))
-    return Parity(
-        relative_error=error / largest if largest else error,
-        tolerance=PARITY_TOLERANCE,
-        shapes=[list(next(iter(b.values())).shape) for b in batches],
-    )
+            pairs.append((expected, actual))
+    return compare_outputs(pairs, [list(b["input_ids"].shape) for b in batches], "torch")
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def storage_errors(target: Path) -> Iterator[None]:
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise no_space(target) from err
-        if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
             raise StorageError(
                 f"{err.filename or target} cannot be written: {os.strerror(err.errno)}",
                 fix="write elsewhere with -o",
@@ -146,9 +146,15 @@ def _exchange(a: Path, b: Path) -> None:
     done = libc.renameat2(
         _AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), ctypes.c_uint(_RENAME_EXCHANGE)
     )
-    if done != 0:
-        code = ctypes.get_errno()
+    if done == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         raise OSError(code, os.strerror(code), str(b))
+    aside = a.with_name(f"{a.name}.old")  # a file system that cannot swap: two steps
+    b.rename(aside)
+    a.rename(b)
+    aside.rename(a)
 
 
 def _remove(path: Path) -> None:

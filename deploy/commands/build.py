@@ -126,14 +126,18 @@ def _summary(bundle: Any, built: bool) -> str:
     manifest = bundle.manifest
     if not built:
         return f"{bundle.path}: up to date"
+    asked, used = manifest.request["calib-samples"], manifest.calibration.samples
+    few = f"calibrated on {used} sequences: the data has no more" if used < asked else ""
     weighted = sum(m.weighted for m in manifest.matmuls)
     quantized = sum(m.weighted and not m.reason for m in manifest.matmuls)
-    lines = [f"{bundle.path}: {quantized} of {weighted} weight matmuls carry Q/DQ"]
+    lines = [few] if few else []
+    lines += [f"{bundle.path}: {quantized} of {weighted} weight matmuls carry Q/DQ"]
     for name, engine in manifest.engines.items():
         kind = "MEASURED" if engine.runs_here else "BUILT"
+        close = "" if engine.cosine is None else f", cosine to float {engine.cosine:.5f}"
         lines.append(
             f"  {name} {engine.version}: {engine.int8_matmuls} matmuls in INT8, "
-            f"rest {engine.rest.upper()}  [{kind}, read from the engine]"
+            f"rest {engine.rest.upper()}{close}  [{kind}, read from the engine]"
         )
     lines.append(f"next: deploy profile {bundle.path} --data EVAL")
     return "\n".join(lines)
@@ -166,8 +170,9 @@ def _effective(options: BuildOptions, name: str, origin: str) -> tuple[Any, str]
         embedded = options.model is None
         return (EMBEDDED_TEXT, "embedded default") if embedded else (None, "missing: required")
     if name == "out":
-        model = Path(options.model).name if options.model else "encoder"
-        return default_out(model, options.calib), origin
+        model = Path(options.model or "encoder")
+        name = model.stem if model.suffix == ".onnx" else model.resolve().name
+        return default_out(name, options.calib), origin
     return {"seq_len": "128, or the model's positions if fewer", "golden": "drawn"}.get(
         name
     ), origin

@@ -51,15 +51,22 @@ def run(options: InspectOptions) -> None:
         print_json([_plain(audit) for audit in audits])
     else:
         _print_table(audits)
-    low = [a for a in audits if a.coverage().share * 100 < (options.min_coverage or 0)]
+    least = options.min_coverage
+    low = [a for a in audits if least is not None and _percent(a) < least]
     for audit in low:
-        click.echo(
-            f"{audit.engine}: coverage {audit.coverage().share:.1%} is below "
-            f"{options.min_coverage:g} %",
-            err=True,
-        )
+        click.echo(f"{audit.engine}: coverage {_share(audit)} is below {least:g} %", err=True)
     if low:
         raise click.exceptions.Exit(1)
+
+
+def _percent(audit: Any) -> float:
+    """Return the INT8 MAC coverage in percent; an unknown one passes no gate."""
+    coverage = audit.coverage()
+    return coverage.share * 100 if coverage is not None else 0.0
+
+
+def _share(audit: Any) -> str:
+    return f"{_percent(audit):.1f} %" if audit.coverage() is not None else "unknown"
 
 
 def _plain(audit: Any) -> dict[str, Any]:
@@ -67,8 +74,9 @@ def _plain(audit: Any) -> dict[str, Any]:
     return {
         "engine": audit.engine,
         "kind": audit.kind,
-        "int8_mac_coverage": coverage.share,
-        "coverage": coverage.model_dump(),
+        "int8_mac_coverage": coverage and coverage.share,
+        "coverage": coverage and coverage.model_dump(),
+        "uncounted": audit.uncounted,
         "matmuls": [dataclasses.asdict(line) for line in audit.lines],
     }
 
@@ -92,11 +100,15 @@ def _print_table(audits: list[Any]) -> None:
         click.echo(f"float in the graph, {count}: {reason}")
     for audit in audits:
         coverage = audit.coverage()
-        click.echo(
-            f"{audit.engine}: {coverage.share:.1%} of MACs in INT8 "
-            f"({coverage.int8_matmuls} matmuls; {coverage.weight_matmuls} have weights)  "
-            f"[{audit.kind}, read from the engine]"
-        )
+        if coverage is None:
+            held = ", ".join(f"{n} {kind}" for kind, n in audit.uncounted.items())
+            click.echo(f"{audit.engine}: INT8 MAC coverage unknown; the graph also holds {held}")
+        else:
+            click.echo(
+                f"{audit.engine}: {_share(audit)} of MACs in INT8 "
+                f"({coverage.int8_matmuls} matmuls; {coverage.weight_matmuls} have weights)  "
+                f"[{audit.kind}, read from the engine]"
+            )
         for line in audit.missed():
             click.echo(f"  carries Q/DQ but runs in {line.executed}: {line.matmul}")
 

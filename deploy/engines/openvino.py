@@ -163,7 +163,7 @@ class OpenVino:
         return {
             name: _lookup(found["matmul"], name)
             or found["weight"].get(f"{name}.weight_int8")
-            or found["matmul"].get(returned)
+            or (found["matmul"].get(returned) if returned else None)
             or _lookup(found["fused"], name)
             or NOT_FOUND
             for name, returned in matmuls.items()
@@ -171,6 +171,11 @@ class OpenVino:
 
     def open(self, path: Path, configuration: Configuration, threads: int) -> OpenVinoSession:
         """Compile a float ``.onnx`` or the IR in the engine's folder."""
+        if configuration.graph == "int8" and configuration.rest == "fp16":
+            raise RunError(
+                "OpenVINO's INT8 graphs hang with an FP16 hint on some processors",
+                fix="use precision fp32 or bf16 for what surrounds the INT8 matmuls",
+            )
         file = path / FILE if configuration.graph == "int8" else path
         return OpenVinoSession(file, configuration.rest, threads)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +54,29 @@ def _logger(library: Any) -> Any:
     return _state["logger"]
 
 
-def _monitor(library: Any, total_phases: Any) -> Any:
-    """Return a progress monitor that calls ``total_phases(1)`` at the end of each phase."""
+@contextlib.contextmanager
+def _signals_recorded() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM for the length of a build and raise them after it.
+
+    A handler that raises inside one of TensorRT's callbacks is swallowed there.
+    """
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.signal(kind, lambda number, _: seen.append(number)) for kind in kinds}
+    try:
+        yield seen
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        if seen:
+            signal.raise_signal(seen[0])
+
+
+def _monitor(library: Any, phase_done: Callable[[int], None], stop: list[int]) -> Any:
+    """Return a progress monitor; it cancels the build once ``stop`` holds a signal."""
 
     class Monitor(library.IProgressMonitor):
         def __init__(self) -> None:
@@ -63,11 +87,11 @@ def _monitor(library: Any, total_phases: Any) -> Any:
 
         def step_complete(self, name: str, step: int) -> bool:
             del name, step
-            return True
+            return not stop
 
         def phase_finish(self, name: str) -> None:
             del name
-            total_phases(1)
+            phase_done(1)
 
     return Monitor()
 
@@ -98,12 +122,12 @@ class TensorRtRtx:
         flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(flags)
         parser = library.OnnxParser(network, logger)
-        with request.progress.step("build tensorrt-rtx") as advance:
+        with request.progress.step("build tensorrt-rtx") as advance, _signals_recorded() as stop:
             if not parser.parse_from_file(str(request.int8_graph)):
                 _refuse("cannot parse the graph", _parser_errors(parser) + logger.lines)
             config = builder.create_builder_config()
             config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-            config.progress_monitor = _monitor(library, advance)
+            config.progress_monitor = _monitor(library, advance, stop)
             profile = builder.create_optimization_profile()
             for index in range(network.num_inputs):
                 tensor = network.get_input(index)

@@ -40,8 +40,11 @@ def _module_name(node: ir.Node) -> str | None:
     scopes = node.metadata_props.get(_SCOPES)
     if scopes is None:
         return None
-    parts = ast.literal_eval(scopes)
-    if len(parts) < 2 or not parts[-2]:
+    try:
+        parts = ast.literal_eval(scopes)
+    except (ValueError, SyntaxError):
+        return None
+    if not isinstance(parts, list) or len(parts) < 2 or not parts[-2]:
         return None
     module = parts[-2].removeprefix(_WRAPPER)
     has_weight = any(v is not None and weight_initializer(v) is not None for v in node.inputs)

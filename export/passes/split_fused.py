@@ -47,6 +47,8 @@ def _match(split: ir.Node) -> _Fused | None:
         return None
     bias = add.inputs[1] if add else None
     weight = _array(matmul.inputs[1])
+    if weight.ndim != 2 or (reshape and _last_length(reshape.inputs[1]) != weight.shape[1]):
+        return None
     if bias is not None and (not _constant(bias) or _array(bias).shape != weight.shape[-1:]):
         return None
     sizes = _sizes(split, weight.shape[-1])
@@ -59,6 +61,13 @@ def _only_producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     if node is None or node.op_type != op_type or value is None or value.is_graph_output():
         return None
     return node if len(value.uses()) == 1 else None
+
+
+def _last_length(shape: ir.Value | None) -> int | None:
+    """Return the last element of a Reshape's target where it is known: the axis must survive it."""
+    node = shape.producer() if shape is not None else None
+    last = node.inputs[-1] if node is not None and node.op_type == "Concat" else shape
+    return int(_array(last).reshape(-1)[-1]) if _constant(last) else None
 
 
 def _sizes(split: ir.Node, width: int) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""Gemm(A, B, C; α, β, transA, transB) = MatMul(op(A), α·op(B)) + β·C, for constant B and C."""
+"""Gemm(A, B, C; α, β, transA, transB) = MatMul(op(A), α·op(B)) + β·C, for constant B."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ class SplitGemm(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite all such nodes of the main graph."""
-        gemms = [n for n in model.graph if n.op_type == "Gemm" and _is_constant(n)]
+        gemms = [n for n in model.graph if n.op_type == "Gemm" and _has_constant_weight(n)]
         for gemm in gemms:
             _split(model.graph, gemm)
         return ir.passes.PassResult(model, modified=bool(gemms))
 
 
-def _is_constant(node: ir.Node) -> bool:
-    return all(v is None or v.const_value is not None for v in node.inputs[1:])
+def _has_constant_weight(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    return weight is not None and weight.const_value is not None
 
 
 def _split(graph: ir.Graph, gemm: ir.Node) -> None:
@@ -43,8 +44,11 @@ def _split(graph: ir.Graph, gemm: ir.Node) -> None:
     bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
     if bias is not None:
         if beta != 1.0:
-            assert bias.const_value is not None
-            bias = _derived(graph, bias, np.float32(beta) * bias.const_value.numpy())
+            factor = add_initializer(
+                graph, f"{gemm.outputs[0].name}_beta", np.array(beta, np.float32)
+            )
+            nodes.append(ir.node("Mul", [bias, factor]))
+            bias = nodes[-1].outputs[0]
         nodes.append(ir.node("Add", [matmul.outputs[0], bias]))
     result, old = nodes[-1].outputs[0], gemm.outputs[0]
     result.shape, result.type, result.name = old.shape, old.type, old.name

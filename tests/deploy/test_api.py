@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 import deploy
 from deploy.bundle import Bundle
-from deploy.sessions import Graph
 from trueint8.errors import ConfigError, RunError, UnknownName
 
 Arrays = dict[str, np.ndarray]
@@ -45,7 +45,7 @@ def test_build_returns_what_is_up_to_date(bundle: Bundle, float_onnx: Path, arra
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("graph", ["int8", "float"])
 def test_any_batch_and_length_runs(
-    bundle: Bundle, inputs: Arrays, engine: str, graph: Graph
+    bundle: Bundle, inputs: Arrays, engine: str, graph: Literal["int8", "float"]
 ) -> None:
     with deploy.load(bundle.path, engine=engine, graph=graph, threads=1) as session:
         whole = session.run(inputs)["logits"]

@@ -83,3 +83,10 @@ def test_a_value_with_a_second_use_stays() -> None:
     again = ir.node("Relu", [matmul.outputs[0]])
     model.graph.append(again)
     assert not SplitFused()(model).modified
+
+
+def test_a_reshape_that_cuts_the_axis_stays() -> None:
+    model = fused([2, 2, 2], bias=True, reshape=True)
+    per_head = np.array([BATCH, 2 * TOKENS, 3])
+    model.graph.initializers["shape"].const_value = ir.tensor(per_head, name="shape")
+    assert not SplitFused()(model).modified

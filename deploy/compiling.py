@@ -1,0 +1,167 @@
+"""Q/DQ graph to engines, each audited and run before it is sealed into a bundle."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from calib.data import GraphInput, Samples
+from calib.placement import Placement
+from deploy import bundle as layout
+from deploy.engines import ENGINES
+from deploy.hardware import default_threads
+from deploy.manifest import EngineEntry
+from deploy.planning import BuildPlan
+from deploy.sessions import BuildRequest, Configuration, Engine, Shapes
+from export.reference import open_reference
+from trueint8.artifacts import no_space
+from trueint8.errors import BuildError, CalibrationError, RunError
+from trueint8.progress import Progress
+
+RTX_MAX_SEQUENCE = 512
+
+
+@dataclass(slots=True)
+class Steps:
+    """Seconds each step took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Take the time of a block."""
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 3)
+
+
+def build_engines(
+    folder: Path,
+    plan: BuildPlan,
+    inputs: list[GraphInput],
+    placement: Placement,
+    samples: Samples,
+    steps: Steps,
+    progress: Progress,
+) -> dict[str, EngineEntry]:
+    """Build, audit and run every engine of the plan inside an unfinished bundle.
+
+    Args:
+        folder: The unfinished bundle, which holds both graphs.
+        plan: Names the engines.
+        inputs: Inputs of the graph.
+        placement: The matmuls to audit.
+        samples: Calibration batches; the first is run.
+        steps: Gets the seconds of each engine.
+        progress: Where progress is shown.
+
+    Returns:
+        Manifest entries by engine name.
+
+    Raises:
+        BuildError: If an engine refuses the graph.
+        CalibrationError: If an INT8 engine gives NaN or infinite values.
+        StorageError: If the disk is full.
+    """
+    names = {s.matmul.name: s.matmul.returns for s in placement.sites}
+    batch = samples.batches[0]
+    with open_reference(folder / layout.FLOAT_GRAPH) as run:
+        expected = run(batch)
+    needed = (folder / layout.INT8_GRAPH).stat().st_size
+    entries = {}
+    for name in plan.engines:
+        engine: Engine = ENGINES.load(name)
+        target = folder / layout.ENGINE / name
+        target.mkdir(parents=True)
+        with steps.timed(f"build {name}"), _full_disk_told(target, needed):
+            engine.build(
+                BuildRequest(
+                    int8_graph=folder / layout.INT8_GRAPH,
+                    folder=target,
+                    shapes=_shapes(inputs, batch, plan.source.max_positions),
+                    progress=progress,
+                )
+            )
+        title = f"check {name}"
+        with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
+            audit = engine.audit(target, names)
+            cosine = _cosine(engine, target, batch, expected) if engine.runs_here else None
+        entries[name] = EngineEntry(
+            version=engine.version(),
+            runs_here=engine.runs_here,
+            rest=engine.int8_rest(),
+            int8_matmuls=sum(p == "int8" for p in audit.values()),
+            cosine=cosine,
+        )
+    return entries
+
+
+@contextmanager
+def _full_disk_told(folder: Path, needed: int) -> Iterator[None]:
+    """Say that the disk is full where an engine's own message hides it.
+
+    Args:
+        folder: Where the engine writes.
+        needed: Bytes it can be expected to write.
+    """
+    try:
+        yield
+    except (BuildError, RunError) as err:
+        if shutil.disk_usage(folder).free < needed:
+            raise no_space(folder) from err
+        raise
+
+
+def _cosine(
+    engine: Engine,
+    folder: Path,
+    batch: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+) -> float:
+    """Run the engine from the files just written, so that none is sealed broken.
+
+    Returns:
+        Cosine of all its outputs, taken as one vector, to the float graph's.
+    """
+    configuration = Configuration("int8", engine.int8_rest())
+    with engine.open(folder, configuration, default_threads()) as session:
+        outputs = session.run(batch)
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise CalibrationError(
+                f"the INT8 engine {engine.name} gives NaN or infinite values in {name!r}",
+                fix="try another --calib or a higher --percentile",
+            )
+    pairs = [(outputs[n].astype(np.float64), e.astype(np.float64)) for n, e in expected.items()]
+    dot = sum(float((a * b).sum()) for a, b in pairs)
+    squares = [sum(float((p[i] ** 2).sum()) for p in pairs) for i in (0, 1)]
+    norm = float(np.sqrt(squares[0] * squares[1]))
+    return dot / norm if norm else float(squares[0] == squares[1])
+
+
+def _shapes(
+    inputs: list[GraphInput], batch: Mapping[str, np.ndarray], max_positions: int | None
+) -> Shapes:
+    """Return (1, 1, ...), the calibration batch's shape, and that with the longest sequence.
+
+    An axis that the graph fixes keeps its length in all three.
+    """
+    longest = min(max_positions or RTX_MAX_SEQUENCE, RTX_MAX_SEQUENCE)
+    shapes = {}
+    for item in inputs:
+        usual = batch[item.name].shape
+        tokens = item.dtype.kind == "i" and len(usual) == 2
+        largest = (usual[0], max(usual[1], longest)) if tokens else usual
+        smallest = (*(1 for _ in usual[:2]), *usual[2:])
+        shapes[item.name] = (_fixed(item, smallest), usual, _fixed(item, largest))
+    return shapes
+
+
+def _fixed(item: GraphInput, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(s if d is None else d for s, d in zip(shape, item.shape, strict=True))
