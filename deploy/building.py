@@ -31,7 +31,7 @@ from deploy.manifest import (
 )
 from deploy.planning import BuildPlan
 from export.matmuls import find_matmuls, macs_from_shapes, vocabulary_size
-from export.onnx_file import load_clean, load_onnx_file, save_model
+from export.onnx_file import load_as_written, load_clean, load_onnx_file, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
 from export.parity import Parity, compare_outputs
 from export.reference import open_reference
@@ -172,8 +172,12 @@ def _export(
 
 
 def _onnx_parity(original: Path, clean: Path, batch: Mapping[str, np.ndarray]) -> Parity:
-    with open_reference(original) as run:
+    copy = clean.with_name("original.onnx")
+    save_model(load_as_written(original), copy)
+    with open_reference(copy) as run:
         expected = run(batch)
+    copy.unlink()
+    copy.with_name(f"{copy.name}.data").unlink(missing_ok=True)
     with open_reference(clean) as run:
         actual = run(batch)
     return compare_outputs(

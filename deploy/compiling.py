@@ -113,7 +113,7 @@ def _full_disk_told(folder: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except (BuildError, RunError) as err:
-        if shutil.disk_usage(folder).free < needed:
+        if shutil.disk_usage(folder).free < needed or "iostream error" in err.problem:
             raise no_space(folder) from err
         raise
 

@@ -17,6 +17,8 @@ EXTERNAL_ABOVE_BYTES = 1_800_000_000
 """Graphs with more weights than this keep them in ``<name>.data``: protobuf ends at 2 GiB."""
 
 _MIN_OPSET = 13
+_IR_VERSION = 10
+"""Newest version of the file format that every engine here reads."""
 _TARGET_OPSET = 17
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "MatMulInteger"}
 
@@ -25,20 +27,35 @@ def load_onnx_file(path: Path) -> ir.Model:
     """Read a float32 ONNX file and return the clean graph.
 
     Raises:
+        ExportError: As :func:`load_as_written`, and if the graph is too old to convert.
+    """
+    proto = _checked(path)
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < _MIN_OPSET:
+        proto = _converted(proto, path, opset)
+    return clean(_folded(_graph(proto, path)))
+
+
+def load_as_written(path: Path) -> ir.Model:
+    """Read a float32 ONNX file and change nothing but the version of the file format.
+
+    Raises:
         ExportError: If the file is truncated, external data is missing, short
             or outside the file's folder, or the graph is already quantized,
-            not float32, or too old to convert.
+            not float32.
     """
+    return _graph(_checked(path), path)
+
+
+def _checked(path: Path) -> onnx.ModelProto:
     proto = _parse(path)
     _check_external_data(proto, path)
     proto = _with_external_data(path)
     if not proto.graph.node:
         raise ExportError(f"{path} holds an empty graph", fix="export the model again")
     _check_operators(proto, path)
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < _MIN_OPSET:
-        proto = _converted(proto, path, opset)
-    return clean(_folded(_graph(proto, path)))
+    proto.ir_version = min(proto.ir_version, _IR_VERSION)
+    return proto
 
 
 def load_clean(path: Path) -> ir.Model:
