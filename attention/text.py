@@ -30,8 +30,8 @@ def read_examples(path: Path) -> list[Example]:
         DataError: If there is nothing, it is not UTF-8 text, or a line of
             ``.jsonl`` has no string under ``text``.
     """
-    inside = [] if path.is_file() else sorted(path.iterdir())
-    files = [p for p in inside if p.suffix in SUFFIXES and p.is_file()] or [path]
+    inside = [path] if path.is_file() else sorted(path.iterdir())
+    files = [p for p in inside if p == path or (p.suffix in SUFFIXES and p.is_file())]
     examples = [example for file in files for example in _read_file(file)]
     if not any(example.text.strip() for example in examples):
         raise DataError(f"{path} holds no text", fix="pass a file with at least one non-empty line")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from attention.text import SUFFIXES, Example, read_examples
+from calib.labels import labels_from_examples
 from export.source import Task
 from trueint8.artifacts import sha256_tree
 from trueint8.errors import ConfigError, DataError, MissingDependency
@@ -45,12 +46,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Batches of arrays, whole batches first; ``labels`` one array per batch where given."""
+    """Batches of arrays, whole batches first; ``labels`` one array per batch where all have one."""
 
     name: str
     sha256: str
     batches: list[dict[str, np.ndarray]]
     labels: list[np.ndarray] | None
+    partly_labelled: bool = False
+    """Whether some of the data has labels and some has none."""
 
     @property
     def count(self) -> int:
@@ -87,12 +90,16 @@ def load_samples(
     kind = _kind(path)
     if kind == "arrays":
         batches, labels = _array_batches(path, request, inputs)
+        partly = 0 < len(labels) < len(batches)
     else:
         examples = read_examples(path)
-        batches, labels = batches_from_text(
+        partly = len({e.label is None for e in examples}) == 2
+        batches, found = batches_from_text(
             examples, request, inputs, task=task, tokenizer=tokenizer, label_ids=label_ids
         )
-    return Samples(path.name, sha256_tree(path), batches, labels)
+        labels = found or []
+    whole = labels if len(labels) == len(batches) else None
+    return Samples(path.name, sha256_tree(path), batches, whole, partly)
 
 
 def batches_from_text(
@@ -124,7 +131,7 @@ def batches_from_text(
             encoder(e.text, truncation=True, max_length=request.sequence)["input_ids"]
             for e in picked
         ]
-        labels = _label_array(picked, label_ids)
+        labels = labels_from_examples(picked, label_ids)
     batches, kept = [], []
     for start in range(0, len(sequences), batch_size):
         part = sequences[start : start + batch_size]
@@ -186,6 +193,8 @@ def check_tokens(samples: Samples, vocabulary: int | None) -> None:
 def _kind(path: Path) -> str:
     if not path.exists():
         raise DataError(f"no data at {path}", fix=DATA_FIX)
+    if not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is neither a file nor a folder", fix=DATA_FIX)
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     suffixes = {p.suffix for p in files}
     if suffixes and suffixes <= set(SUFFIXES):
@@ -215,7 +224,9 @@ def load_tokenizer(folder: Path) -> Any:
             fix="pip install 'trueint8[export]', or pass the data as an .npz of arrays",
         ) from err
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise DataError(
             f"the tokenizer in {folder} cannot be loaded: {str(err).splitlines()[0]}",
@@ -301,28 +312,9 @@ def _is_static(inputs: Sequence[GraphInput]) -> bool:
     return any(i.shape and i.shape[0] is not None for i in inputs)
 
 
-def _label_array(
-    examples: Sequence[Example], label_ids: dict[str, int] | None
-) -> np.ndarray | None:
-    if any(e.label is None for e in examples):
-        return None
-    ids = []
-    for example in examples:
-        label = example.label
-        if isinstance(label, str):
-            if label not in (label_ids or {}):
-                raise DataError(
-                    f"label {label!r} is none of the model's: {', '.join(label_ids or {})}",
-                    fix="use the model's label names or their ids",
-                )
-            label = (label_ids or {})[label]
-        ids.append(label)
-    return np.asarray(ids)
-
-
 def _array_batches(
     path: Path, request: Request, inputs: Sequence[GraphInput]
-) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray] | None]:
+) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
     files = [path] if path.is_file() else sorted(path.glob("*.npz"))
     batch_size, _ = _static_axes(inputs, request)
     batches: list[dict[str, np.ndarray]] = []
@@ -342,7 +334,7 @@ def _array_batches(
                 labels.append(arrays["labels"][piece])
     if not batches:
         raise DataError(f"{path} holds no whole batch of samples", fix="pass more rows")
-    return batches, labels if len(labels) == len(batches) else None
+    return batches, labels
 
 
 def _read_arrays(file: Path, inputs: Sequence[GraphInput]) -> dict[str, np.ndarray]:

@@ -67,7 +67,8 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        check_one_installation()
+        if "doctor" not in arguments[:1]:  # which reports what it finds
+            check_one_installation()
         result = group.main(arguments, prog_name="deploy", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except TrueInt8Error as err:
@@ -105,19 +106,27 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
+def shadowed_packages() -> list[str]:
+    """Return a line for each of our packages that another one of the same name stands in for."""
+    home = Path(__file__).resolve().parents[1]
+    lines = []
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        if origin is None or origin.parents[1] != home:
+            lines.append(f"the package {name!r} comes from {origin or 'nowhere'}, not from {home}")
+    return lines
+
+
 def check_one_installation() -> None:
     """Refuse to run if another package of the same name stands in for one of ours.
 
     Raises:
         ConfigError: Naming the file that shadows ours.
     """
-    home = Path(__file__).resolve().parents[1]
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
-        if origin is None or origin.parents[1] != home:
-            raise ConfigError(
-                f"the package {name!r} comes from {origin or 'nowhere'}, not from {home}",
-                fix="install trueint8 in an environment of its own (pipx or uv tool), or rename "
-                "that package",
-            )
+    for line in shadowed_packages():
+        raise ConfigError(
+            line,
+            fix="install trueint8 in an environment of its own (pipx or uv tool), or rename "
+            "that package",
+        )

@@ -11,7 +11,7 @@ from attention.training import train_encoder, train_tokenizer
 from deploy.building import build_bundle
 from deploy.commands.build import BuildOptions
 from deploy.planning import plan_from_options
-from deploy.profiling.measurement import ProfileRequest, measure
+from deploy.profiling.measurement import ProfileRequest, check_rounds, measure
 from deploy.profiling.results import Row, write_results
 from deploy.reporting.page import write_report
 from trueint8.artifacts import staged_folder, write_atomically
@@ -45,7 +45,11 @@ def run_demo(
 
     Returns:
         The rows, and the report's path.
+
+    Raises:
+        ConfigError: Before anything is trained, if there are too few rounds.
     """
+    check_rounds(rounds)
     recipe = EncoderRecipe(steps=STEPS, seconds=seconds)
     checkpoints = {
         name: out / "checkpoints" / f"encoder-{name}" for name in variants(recipe.sequence)

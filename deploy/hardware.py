@@ -17,6 +17,9 @@ PACKAGES = (
     "safetensors",
 )  # fmt: skip
 
+NO_ANSWER = "nvidia-smi does not answer"
+_ANSWER_WITHIN_S = 5
+
 INT8_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
               "amx_tile", "amx_int8", "amx_bf16", "amx_fp16")  # fmt: skip
 
@@ -50,7 +53,7 @@ def hardware() -> dict[str, Any]:
         "cpu_features": [f for f in INT8_FLAGS if f in cpu_flags()],
         "cores": default_threads(),
         "memory_mib": _memory_mib(),
-        "gpu": gpu(),
+        "gpu": _gpu_report(),
         "platform": platform.platform(),
         "python": platform.python_version(),
     }
@@ -58,11 +61,22 @@ def hardware() -> dict[str, Any]:
 
 def gpu() -> str | None:
     """Return the names of NVIDIA GPUs as the driver reports them, or None."""
+    report = _gpu_report()
+    return None if report == NO_ANSWER else report
+
+
+def _gpu_report() -> str | None:
+    """Return what :func:`gpu` does, or that the driver's tool hangs or cannot be started."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        answer = subprocess.run(
+            query, capture_output=True, text=True, timeout=_ANSWER_WITHIN_S, check=False
+        )
+    except (subprocess.TimeoutExpired, OSError):
+        return NO_ANSWER
     return answer.stdout.strip().replace("\n", "; ") or None if answer.returncode == 0 else None
 
 

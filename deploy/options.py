@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from trueint8.errors import ConfigError
+from trueint8.registry import Registry
 
 YAML_FILE = "deploy.yaml"
 TOML_FILE = "pyproject.toml"
@@ -110,6 +111,7 @@ def read_configuration(
     """
     found: dict[str, tuple[Any, Origin]] = {}
     for path, table, settings in _tables(folder):
+        _check_commands(path, settings)
         mine = dict(_mapping(path, settings.get(command) or {}, f"under {command!r} "))
         if command == "build":
             mine |= {k: v for k, v in settings.items() if not isinstance(v, dict)}
@@ -139,7 +141,12 @@ def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
             project = tomllib.loads(toml.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
             raise ConfigError(f"{toml} is not valid TOML: {err}", fix="correct the file") from err
-        settings = project.get("tool", {}).get("trueint8")
+        tools = project.get("tool", {})
+        if not isinstance(tools, dict):
+            raise ConfigError(
+                f"{toml}: 'tool' is no table", fix=f"write options under [{TOML_TABLE}]"
+            )
+        settings = tools.get("trueint8")
         if settings is not None:
             tables.append((toml, f"[{TOML_TABLE}]", _mapping(toml, settings)))
     if yaml_file.is_file():
@@ -152,6 +159,18 @@ def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
         if settings is not None:
             tables.append((yaml_file, "", _mapping(yaml_file, settings)))
     return tables
+
+
+def _check_commands(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a table that is called after no command."""
+    names = Registry("command", "deploy.commands", "COMMAND").names()
+    for key in (k for k, v in settings.items() if isinstance(v, dict) and k not in names):
+        close = difflib.get_close_matches(str(key), names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"{path.name}: the table {key!r} is called after no command",
+            fix=f"{hint}choose one of: {', '.join(names)}",
+        )
 
 
 def _mapping(path: Path, settings: Any, where: str = "") -> dict[str, Any]:

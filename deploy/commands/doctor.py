@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,12 @@ class DoctorOptions:
 
 def run(options: DoctorOptions) -> None:
     """Print findings; exit 1 if there are problems."""
+    from deploy.cli import shadowed_packages
     from deploy.hardware import hardware, package_versions
 
-    engines = _engines()
-    problems = [*conflicts(installed()), *_shadowed(), *_default_engine_problems(engines)]
+    problems = [*conflicts(installed()), *shadowed_packages()]
+    engines = _engines() if not shadowed_packages() else []
+    problems += _default_engine_problems(engines) if engines else []
     machine = hardware()
     versions = package_versions()
     if options.json:
@@ -77,7 +79,14 @@ def _engines() -> list[dict[str, Any]]:
             engine = ENGINES.load(name)
             entry["version"] = engine.version()
         except MissingDependency as err:
-            entry["note"] = f"not installed: {err.fix}"
+            distribution = _distribution_of(name)
+            entry["broken"] = distribution is not None
+            cause = f"{type(err.__cause__).__name__}: {err.__cause__}"
+            entry["note"] = (
+                f"installed ({distribution}) and broken: {cause}"
+                if distribution
+                else f"not installed: {err.fix}"
+            )
         else:
             entry |= {"builds": True, "runs": engine.runs_here}
             entry["float"] = engine.float_precisions()
@@ -85,6 +94,12 @@ def _engines() -> list[dict[str, Any]]:
                 entry["note"] = "builds plans here; running them needs an NVIDIA RTX GPU"
         found.append(entry)
     return found
+
+
+def _distribution_of(engine: str) -> str | None:
+    """Return the installed distribution that brings an engine's library, if there is one."""
+    names = re.compile(rf"{re.escape(engine)}(-gpu|-cu\d+)?")
+    return next((d for d in sorted(installed()) if names.fullmatch(d)), None)
 
 
 def _default_engine_problems(engines: list[dict[str, Any]]) -> list[str]:
@@ -96,27 +111,19 @@ def _default_engine_problems(engines: list[dict[str, Any]]) -> list[str]:
 
     problems = []
     by_name = {e["engine"]: e for e in engines}
-    for name in choose_engines("auto"):
+    broken = [e["engine"] for e in engines if e.get("broken")]
+    for name in dict.fromkeys([*choose_engines("auto"), *broken]):
         if not by_name[name]["builds"]:
-            problems.append(f"the default engine {name} is {by_name[name]['note']}")
+            problems.append(f"the engine {name} is {by_name[name]['note']}")
             continue
         try:
             with tempfile.TemporaryDirectory(prefix="trueint8-") as folder:
                 probe_engine(name, Path(folder))
         except TrueInt8Error as err:
             problems.append(f"the default engine {name} does not work: {err.problem}")
+        else:
+            by_name[name]["probe"] = "ran" if by_name[name]["runs"] else "built"
     return problems
-
-
-def _shadowed() -> list[str]:
-    home = Path(__file__).resolve().parents[2]
-    lines = []
-    for name in ("trueint8", "attention", "export", "calib", "deploy"):
-        spec = importlib.util.find_spec(name)
-        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
-        if origin is None or origin.parents[1] != home:
-            lines.append(f"the package {name!r} comes from {origin}, not from {home}")
-    return lines
 
 
 def _print(
@@ -134,6 +141,7 @@ def _print(
     click.echo()
     for e in engines:
         does = "builds and runs here" if e["runs"] else "builds here" if e["builds"] else "absent"
+        does = "broken" if e.get("broken") else does
         floats = f"; float: {', '.join(e['float']).upper()}" if e.get("float") else ""
         note = f"; {e['note']}" if "note" in e else ""
         click.echo(f"{e['engine']:<13} {e['version'] or '-':<12} {does}{floats}{note}")
@@ -141,7 +149,9 @@ def _print(
     for problem in problems:
         click.echo(f"PROBLEM    {problem}")
     if not problems:
-        click.echo("no problems: the default engines built and ran a probe in INT8")
+        said = {"ran": "built and ran a probe in INT8", "built": "built a probe in INT8"}
+        probed = [f"{e['engine']} {said[e['probe']]}" for e in engines if "probe" in e]
+        click.echo(f"no problems: {', '.join(probed)}")
 
 
 COMMAND = command_from_options(DoctorOptions, run, help=HELP)

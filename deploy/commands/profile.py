@@ -54,7 +54,7 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
     """Measure, write the results file, and print the table."""
     del origins
     from deploy.profiling.measurement import ProfileRequest, measure
-    from deploy.profiling.results import write_results
+    from deploy.profiling.results import check_writable, write_results
     from deploy.reporting.table import print_overview
     from trueint8.errors import ConfigError
     from trueint8.progress import progress_for
@@ -65,6 +65,7 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
             fix="pass --data with text or arrays that were not used for calibration",
         )
     out = Path(options.out)
+    check_writable(out)
     if out.exists() and not options.force:
         raise ConfigError(f"{out} exists", fix="pass another -o, or --force to replace it")
     request = ProfileRequest(

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from calib.data import Samples, load_tokenizer
+from calib.labels import check_labels
 from deploy.profiling.results import Accuracy
 from deploy.sessions import Session
 from export.source import Task
-from trueint8.errors import DataError, RunError
+from trueint8.errors import ConfigError, DataError, RunError
 
 IGNORED = -100
 MASK_PROBABILITY = 0.15
@@ -28,6 +29,11 @@ class EvaluationSet:
     target: Target
     batches: list[dict[str, np.ndarray]]
     targets: list[np.ndarray]
+
+    @property
+    def count(self) -> int:
+        """Number of sequences."""
+        return sum(len(next(iter(b.values()))) for b in self.batches)
 
     def save(self, path: Path) -> None:
         """Write to an ``.npz`` that :func:`load_evaluation` reads."""
@@ -65,18 +71,35 @@ def evaluation_set(
     random one, 10 % unchanged; Devlin et al. 2019) with the seed; ``text-generation``
     predicts each next token; ``text-classification`` uses the data's labels;
     without labels, and for ``feature-extraction``, outputs are compared with the
-    float model's by cosine.
+    float model's by cosine. Labels must have passed :func:`check_labels`.
 
     Raises:
-        DataError: If the tokenizer has no mask token where one is needed.
+        ConfigError: If tokens are to be masked and there is no tokenizer.
+        DataError: If the tokenizer has no mask token where one is needed, there
+            are no token ids, or only some of the data has labels.
     """
     batches = samples.batches
-    if task == "fill-mask" and tokenizer is not None:
+    if task in ("fill-mask", "text-generation") and "input_ids" not in batches[0]:
+        raise DataError(
+            f"the model has no input 'input_ids', so it cannot be evaluated for {task}",
+            fix="build it again with --task feature-extraction",
+        )
+    if task == "fill-mask":
+        if tokenizer is None:
+            raise ConfigError(
+                "masked-LM accuracy needs a tokenizer, and the bundle holds none",
+                fix="build it again with --tokenizer FOLDER, or with --task feature-extraction",
+            )
         loaded = load_tokenizer(tokenizer)
         masked = [_mask_tokens(b, loaded, seed + i) for i, b in enumerate(batches)]
         return EvaluationSet("tokens", [b for b, _ in masked], [t for _, t in masked])
     if task == "text-generation":
         return EvaluationSet("tokens", batches, [_next_tokens(b) for b in batches])
+    if samples.partly_labelled:
+        raise DataError(
+            f"{samples.name}: some of the data has labels and some has none",
+            fix="give every example a label, or none",
+        )
     if samples.labels is not None:
         return EvaluationSet("labels", batches, samples.labels)
     return EvaluationSet("cosine", batches, [])
@@ -92,7 +115,8 @@ def _mask_tokens(
         )
     draw = np.random.default_rng(seed)
     ids = batch["input_ids"].copy()
-    candidates = ~np.isin(ids, tokenizer.all_special_ids) & (batch["attention_mask"] == 1)
+    seen = batch.get("attention_mask", np.ones_like(ids)) == 1
+    candidates = ~np.isin(ids, tokenizer.all_special_ids) & seen
     chosen = candidates & (draw.random(ids.shape) < MASK_PROBABILITY)
     targets = np.where(chosen, ids, IGNORED)
     how = draw.random(ids.shape)
@@ -122,7 +146,7 @@ def evaluate(
             and read by the others, where outputs are compared by cosine.
         is_reference: Whether this session is the FP32 float one.
     """
-    count = sum(len(next(iter(b.values()))) for b in data.batches)
+    count = data.count
     if data.target == "tokens":
         losses = np.concatenate(list(_token_losses(session, data)))
         if not losses.size:
@@ -133,12 +157,7 @@ def evaluate(
             _figure("loss", loss, count, losses.size),
         ]
     if data.target == "labels":
-        hits = np.concatenate(
-            [
-                _first(session.run(b)).argmax(-1) == t
-                for b, t in zip(data.batches, data.targets, strict=True)
-            ]
-        )
+        hits = np.concatenate(list(_hits(session, data)))
         return [_figure("accuracy", float(hits.mean()), count, hits.size)]
     vectors = [_vectors(_first(session.run(b)), b) for b in data.batches]
     if is_reference:
@@ -157,6 +176,19 @@ def _figure(metric: Any, value: float, samples: int, positions: int) -> Accuracy
 
 def _first(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return next(iter(outputs.values()))
+
+
+def _hits(session: Session, data: EvaluationSet) -> Iterator[np.ndarray]:
+    for batch, targets in zip(data.batches, data.targets, strict=True):
+        logits = _first(session.run(batch))
+        if logits.ndim != 2:
+            raise DataError(
+                f"the data has labels and the model's output has shape {logits.shape}, not one "
+                "row of logits per sequence",
+                fix="leave the labels out; outputs are then compared with the float model's",
+            )
+        check_labels("the evaluation data", [targets], classes=logits.shape[-1])
+        yield logits.argmax(-1) == targets
 
 
 def _token_losses(session: Session, data: EvaluationSet) -> Iterator[np.ndarray]:

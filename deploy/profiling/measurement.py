@@ -15,7 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calib.data import DATA_FIX, Request, Samples, check_lengths, check_tokens, load_samples
+import onnx_ir as ir
+
+from calib.data import DATA_FIX, Request, check_lengths, check_tokens, load_samples
+from calib.labels import check_labels
 from deploy.audit import audit_engine
 from deploy.bundle import ENGINE, FLOAT_GRAPH, Bundle, open_bundle
 from deploy.engines import ENGINES
@@ -77,8 +80,13 @@ def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
         DataError: If there is no evaluation data, or it does not fit a model.
         RunError: If a configuration fails; nothing is measured in its place.
     """
+    check_rounds(request.rounds)
     _check_ranges(request)
-    bundles = [open_bundle(path) for path in request.bundles]
+    with progress.step("verify bundles", total=len(request.bundles)) as advance:
+        bundles = []
+        for path in request.bundles:
+            bundles.append(open_bundle(path))
+            advance(1)
     if not bundles:
         raise ConfigError("no bundle to profile", fix="pass a folder that `deploy build` wrote")
     if not request.data.exists():
@@ -98,11 +106,19 @@ def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
             yield from _bundle_rows(session, bundle, Path(scratch))
 
 
-def _check_ranges(request: ProfileRequest) -> None:
-    if request.rounds < MIN_ROUNDS:
+def check_rounds(rounds: int) -> None:
+    """Refuse fewer rounds than an interval needs.
+
+    Raises:
+        ConfigError: With the least number.
+    """
+    if rounds < MIN_ROUNDS:
         raise ConfigError(
-            f"{request.rounds} rounds give no interval", fix=f"pass --rounds {MIN_ROUNDS} or more"
+            f"{rounds} rounds give no interval", fix=f"pass --rounds {MIN_ROUNDS} or more"
         )
+
+
+def _check_ranges(request: ProfileRequest) -> None:
     for name in ("threads", "samples", "batch_size", "seq_len"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -125,18 +141,24 @@ def _check_engines(wanted: Sequence[str], bundles: Sequence[Bundle]) -> None:
 
 
 def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[Row]:
-    data = _evaluation_data(session.request, bundle)
+    progress, asked = session.progress, session.request.samples
     data_file = scratch / "evaluation.npz"
-    data.save(data_file)
+    with progress.step(f"read {session.request.data.name} for {bundle.path.name}"):
+        data = _evaluation_data(session.request, bundle)
+        data.save(data_file)
+    if data.count < asked:
+        progress.say(f"evaluated on {data.count} of {asked} sequences asked for")
     simulated = scratch / "simulated.onnx"
-    graph = load_clean(bundle.int8_graph)
-    Simulate()(graph)
-    save_model(graph, simulated)
+    with progress.step(f"simulate {bundle.path.name}"):
+        graph = load_clean(bundle.int8_graph)
+        Simulate()(graph)
+        save_model(graph, simulated)
     for name, entry in bundle.manifest.engines.items():
         if session.request.engines and name not in session.request.engines:
             continue
         engine: Engine = ENGINES.load(name)
-        coverage = audit_engine(bundle, name).coverage()
+        with progress.step(f"audit {bundle.path.name} on {name}"):
+            coverage = audit_engine(bundle, name).coverage()
         if entry.runs_here:
             yield from _engine_rows(session, bundle, engine, data, data_file, simulated, coverage)
         else:
@@ -154,21 +176,23 @@ def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
         tokenizer=bundle.tokenizer,
         label_ids=manifest.model.label_ids,
     )
-    _check_labels(samples, manifest.model.label_ids)
+    graph = load_clean(bundle.float_graph)
+    check_labels(
+        samples.name,
+        samples.labels or [],
+        classes=_known_classes(graph),
+        label_ids=manifest.model.label_ids,
+    )
     check_lengths(samples, manifest.model.max_positions)
-    check_tokens(samples, vocabulary_size(load_clean(bundle.float_graph), "input_ids"))
+    check_tokens(samples, vocabulary_size(graph, "input_ids"))
     return evaluation_set(samples, manifest.model.task, bundle.tokenizer, request.seed)
 
 
-def _check_labels(samples: Samples, label_ids: Mapping[str, int] | None) -> None:
-    known = set((label_ids or {}).values())
-    for label in {int(v) for part in samples.labels or [] for v in part.reshape(-1)} - known:
-        if known:
-            names = ", ".join(f"{name} ({number})" for name, number in (label_ids or {}).items())
-            raise DataError(
-                f"{samples.name}: label {label} is none of the model's: {names}",
-                fix="use the model's label names or their ids",
-            )
+def _known_classes(graph: ir.Model) -> int | None:
+    """Return the last axis of the first output, where it is (B, classes) and of fixed size."""
+    shape = graph.graph.outputs[0].shape
+    size = shape[1] if shape is not None and len(shape) == 2 else None
+    return size if isinstance(size, int) else None
 
 
 def _engine_rows(
@@ -178,7 +202,7 @@ def _engine_rows(
     data: EvaluationSet,
     data_file: Path,
     simulated: Path,
-    coverage: Coverage,
+    coverage: Coverage | None,
 ) -> list[Row]:
     configurations = [
         *(Configuration("float", p) for p in engine.float_precisions()),
@@ -267,7 +291,7 @@ def _latency(
     )
 
 
-def _built_row(session: _Session, bundle: Bundle, engine: str, coverage: Coverage) -> Row:
+def _built_row(session: _Session, bundle: Bundle, engine: str, coverage: Coverage | None) -> Row:
     rest = bundle.manifest.engines[engine].rest
     configuration = Configuration("int8", rest)  # type: ignore[arg-type]
     return _row(session, bundle, engine, configuration, kind=Kind.BUILT, coverage=coverage)

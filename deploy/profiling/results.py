@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from deploy.record import Record
-from trueint8.artifacts import write_atomically
-from trueint8.errors import DataError
+from trueint8.artifacts import storage_errors, write_atomically
+from trueint8.errors import ConfigError, DataError, StorageError
 from trueint8.kinds import Kind
 
 SCHEMA: Literal["trueint8/results/1"] = "trueint8/results/1"
@@ -98,6 +100,37 @@ class Row(Record):
         if self.kind is Kind.SIMULATED:
             return f"Q/DQ in {self.rest.upper()}"
         return self.precision.upper()
+
+
+def check_writable(path: Path) -> None:
+    """Try to write where a file is to be, so that no measuring is lost for want of a place.
+
+    Raises:
+        ConfigError: If ``path`` is a folder or a device.
+        StorageError: If its folder cannot be made or written, or its name is too long.
+    """
+    try:
+        with storage_errors(path):
+            _try_to_write(path)
+    except OSError as err:
+        raise StorageError(
+            f"{path} cannot be written: {err.strerror}", fix="write elsewhere with -o"
+        ) from err
+
+
+def _try_to_write(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no plain file"
+        raise ConfigError(f"{path} is {what}", fix="name a file: -o FILE")
+    above = next(p for p in path.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise StorageError(
+            f"{path} cannot be written: {above} is not a folder", fix="write elsewhere with -o"
+        )
+    # the longest name that is written there, in the nearest folder there is
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.partial.jsonl.", dir=above)
+    os.close(handle)
+    os.unlink(name)
 
 
 def write_results(path: Path, rows: Sequence[Row]) -> None:

@@ -89,5 +89,6 @@ def serve() -> None:
         try:
             answer = getattr(worker, request.pop("do"))(**request)
         except TrueInt8Error as err:
-            answer = {"error": {"problem": err.problem, "fix": err.fix}}
+            kind = type(err).__name__
+            answer = {"error": {"class": kind, "problem": err.problem, "fix": err.fix}}
         answers.write(json.dumps(answer) + "\n")

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from trueint8.errors import RunError
+from trueint8 import errors
+from trueint8.errors import RunError, TrueInt8Error
 
 _HOME = Path(__file__).resolve().parents[2]
 _SERVE = "from deploy.profiling.worker import serve; serve()"
@@ -43,7 +44,8 @@ class WorkerProcess:
         """Send one request and wait for its answer.
 
         Raises:
-            RunError: If the worker fails, dies, or does not answer in time.
+            RunError: If the worker dies or does not answer in time.
+            TrueInt8Error: Of the class that the worker raised, if it fails.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
@@ -64,9 +66,7 @@ class WorkerProcess:
             raise self._died()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RunError(
-                f"{self.label}: {answer['error']['problem']}", fix=answer["error"]["fix"]
-            )
+            raise _rebuilt(self.label, answer["error"])
         return answer
 
     def _died(self) -> RunError:
@@ -94,3 +94,11 @@ class WorkerProcess:
             assert pipe is not None
             pipe.close()
         self._log.close()
+
+
+def _rebuilt(label: str, error: dict[str, str]) -> TrueInt8Error:
+    """Return a worker's error as the class of :mod:`trueint8.errors` that it was, or a RunError."""
+    kind = getattr(errors, error["class"], None)
+    if not (isinstance(kind, type) and issubclass(kind, TrueInt8Error)):
+        kind = RunError
+    return kind(f"{label}: {error['problem']}", fix=error["fix"])

@@ -88,7 +88,10 @@ def test_an_unknown_key_is_refused_with_the_likely_one(
         ("deploy.yaml", "calib: [minmax]\n", ("calib",)),
         ("pyproject.toml", "[tool.trueint8\n", ("pyproject.toml", "TOML")),
         ("pyproject.toml", "[tool]\ntrueint8 = 3\n", ("pyproject.toml",)),
+        ("pyproject.toml", "tool = 3\n", ("pyproject.toml", "[tool.trueint8]")),
         ("pyproject.toml", "[tool.trueint8]\nseed = 1.5\n", ("seed", "1.5")),
+        ("pyproject.toml", "[tool.trueint8.proflie]\nseed = 1\n", ("mean 'profile'?",)),
+        ("deploy.yaml", "proflie:\n  seed: 1\n", ("'proflie'", "mean 'profile'?")),
     ],
 )
 def test_malformed_files_and_values_are_refused(
