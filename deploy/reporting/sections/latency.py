@@ -103,7 +103,7 @@ def _mark(figures: RowFigures, label: str) -> Mark:
 def _line(figures: RowFigures) -> tuple[Cell, ...]:
     row = figures.row
     names = (Cell(row.model, detail=row.bundle), Cell(row.engine), Cell(configuration(row)))
-    sizes = (_size(row.peak_memory_mib), _size(row.size_mib))
+    sizes = (_size(row.peak_memory_mib, row.kind), _size(row.size_mib))
     latency = row.latency
     if latency is None:
         gap = missing(row, [row])
@@ -129,8 +129,8 @@ def _percentile(value_ms: float | None, kind: Kind, *, few: bool = False) -> Cel
     return Cell(rounded(value_ms, ms_decimals(value_ms)), kind, remark=remark)
 
 
-def _size(mib: float | None) -> Cell:
-    return Cell("" if mib is None else rounded(mib, 1))
+def _size(mib: float | None, kind: Kind | None = None) -> Cell:
+    return Cell("") if mib is None else Cell(rounded(mib, 1), kind)
 
 
 def _notes(figures: Sequence[RowFigures]) -> tuple[Note, ...]:
