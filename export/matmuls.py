@@ -134,13 +134,17 @@ def _head_nodes(model: ir.Model, *, modules_named: bool) -> set[ir.Node]:
     """Return the language-model head: the projection to the vocabulary and the layers under it.
 
     The projection is the weight matmul that leads to a graph output through
-    additions only and has as many columns as the input embedding has rows.
+    additions only and has as many columns as the largest input embedding has
+    rows (the smaller ones are of segments and positions).
     Where nodes carry module names, linear layers outside the model's body
     (``cls.predictions.transform``, ``lm_head.dense``) belong to the head too.
     """
-    sizes = {vocabulary_size(model, str(v.name)) for v in model.graph.inputs} - {None}
+    tables = (vocabulary_size(model, str(v.name)) for v in model.graph.inputs)
+    vocabulary = max((size for size in tables if size is not None), default=None)
     weighted = [n for n in model.graph if n.op_type == "MatMul" and _columns(n) is not None]
-    projections = {n for n in weighted if _columns(n) in sizes and _reaches_output(n.outputs[0])}
+    projections = {
+        n for n in weighted if _columns(n) == vocabulary and _reaches_output(n.outputs[0])
+    }
     if not projections or not modules_named:
         return projections
     body = str(weighted[0].name).split(".")[0]

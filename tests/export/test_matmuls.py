@@ -42,6 +42,24 @@ def test_named_modules_outside_the_body_belong_to_the_head() -> None:
     assert [m.name for m in matmuls if m.is_head] == ["transform.dense", "decoder"]
 
 
+def test_a_classifier_as_wide_as_the_segment_table_is_no_head() -> None:
+    text = """g (int64[b, t] input_ids, int64[b, t] token_type_ids) => (float[b, t, 2] logits) {
+        words = Gather(table, input_ids)
+        segments = Gather(segment_table, token_type_ids)
+        e = Add(words, segments)
+        [classifier] d = MatMul(e, w)
+        logits = Add(d, bias)
+    }"""
+    weights = {
+        "table": normal(0, 32, 8),
+        "segment_table": normal(1, 2, 8),
+        "w": normal(2, 8, 2),
+        "bias": normal(3, 2),
+    }
+    (classifier,) = find_matmuls(graph_from_text(text, weights), modules_named=True)
+    assert not classifier.is_head
+
+
 def test_without_an_embedding_there_is_no_head() -> None:
     text = "g (float[2, 8] x) => (float[2, 8] y) { [a] y = MatMul(x, w) }"
     (matmul,) = find_matmuls(graph_from_text(text, {"w": normal(0, 8, 8)}), modules_named=True)
