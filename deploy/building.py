@@ -97,13 +97,12 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
             scratch=folder,
             progress=progress,
         )
+    with steps.timed("golden"):
+        golden = _golden(folder, plan, graph, inputs, samples, progress)
+    entries = _matmul_entries(graph, placement, seen)
+    uncounted = uncounted_operators(graph)
     with steps.timed("quantize"), progress.step("quantize weights"):
         _quantize(folder, graph, placement, seen, plan)
-    with steps.timed("golden"):
-        golden = _golden(folder, plan, inputs, samples, progress)
-    float_graph = load_clean(folder / layout.FLOAT_GRAPH)
-    others = counted_operators(float_graph)
-    macs = macs_from_shapes(float_graph, seen.shapes)
     engines = build_engines(folder, plan, inputs, placement, samples, steps, progress)
     _copy_tokenizer(folder, plan)
     manifest = Manifest(
@@ -113,18 +112,8 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         inputs=[InputEntry(name=i.name, dtype=i.dtype.name, shape=list(i.shape)) for i in inputs],
         parity=parity,
         calibration=_calibration_entry(plan, samples),
-        matmuls=[
-            MatMulEntry(
-                name=s.matmul.name,
-                weighted=s.matmul.weight is not None,
-                macs=macs[s.matmul.name],
-                returns=s.matmul.returns,
-                reason=s.reason,
-            )
-            for s in placement.sites
-        ]
-        + [_other_entry(node, operator_macs(node, seen.shapes)) for node in others],
-        uncounted=uncounted_operators(float_graph),
+        matmuls=entries,
+        uncounted=uncounted,
         engines=engines,
         golden=golden,
         seed=plan.seed,
@@ -137,9 +126,30 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         return seal(folder, manifest)
 
 
-def _other_entry(node: ir.Node, macs: int) -> MatMulEntry:
-    reason = f"{node.op_type} is not quantized by this version"
-    return MatMulEntry(name=str(node.name), weighted=True, macs=macs, returns="", reason=reason)
+def _matmul_entries(graph: ir.Model, placement: Placement, seen: Observation) -> list[MatMulEntry]:
+    """Return every matmul with its decision, and every Conv and Gemm, which are not quantized."""
+    macs = macs_from_shapes(graph, seen.shapes)
+    matmuls = [
+        MatMulEntry(
+            name=s.matmul.name,
+            weighted=s.matmul.weight is not None,
+            macs=macs[s.matmul.name],
+            returns=s.matmul.returns,
+            reason=s.reason,
+        )
+        for s in placement.sites
+    ]
+    others = [
+        MatMulEntry(
+            name=str(node.name),
+            weighted=True,
+            macs=operator_macs(node, seen.shapes),
+            returns="",
+            reason=f"{node.op_type} is not quantized by this version",
+        )
+        for node in counted_operators(graph)
+    ]
+    return matmuls + others
 
 
 def _export(
@@ -149,9 +159,10 @@ def _export(
     if plan.source.kind == "onnx":
         with progress.step("read ONNX"):
             save_model(load_onnx_file(plan.source.path), out)
-        inputs = graph_inputs(load_clean(out))
+        graph = load_clean(out)
+        inputs = graph_inputs(graph)
         samples = plan.load_calibration(inputs)
-        check_tokens(samples, vocabulary_size(load_clean(out), "input_ids"))
+        check_tokens(samples, vocabulary_size(graph, "input_ids"))
         with progress.step("compare with the original"):
             parity = _onnx_parity(plan.source.path, out, samples.batches[0])
         _say_parity(progress, parity, "the original graph")
@@ -249,12 +260,12 @@ def _ranges(
 def _golden(
     folder: Path,
     plan: BuildPlan,
+    graph: ir.Model,
     inputs: list[GraphInput],
     samples: Samples,
     progress: Progress,
 ) -> str:
     like = samples.batches[0]
-    graph = load_clean(folder / layout.FLOAT_GRAPH)
     if plan.golden is not None:
         given = plan.load_golden(inputs)
         check_tokens(given, vocabulary_size(graph, "input_ids"))

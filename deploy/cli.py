@@ -12,11 +12,10 @@ from typing import NoReturn
 
 import click
 
+from deploy.commands import COMMANDS
 from trueint8 import __version__
 from trueint8.errors import ConfigError, TrueInt8Error
-from trueint8.registry import Registry
 
-COMMANDS = Registry("command", "deploy.commands", "COMMAND")
 PACKAGES = ("trueint8", "attention", "export", "calib", "deploy")
 INTERRUPTED = 130
 TERMINATED = 143

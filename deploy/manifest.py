@@ -42,7 +42,7 @@ class ModelEntry(Record):
 
 
 class ParityEntry(Record):
-    """Largest difference between the ONNX graph and torch, relative to the largest output."""
+    """Largest difference of the float graph to its original, relative to the largest output."""
 
     relative_error: float
     tolerance: float
@@ -95,7 +95,7 @@ class Manifest(Record):
     request: dict[str, Any] = Field(description="What decides the content; equal means up to date.")
     model: ModelEntry
     inputs: list[InputEntry]
-    parity: ParityEntry | None
+    parity: ParityEntry
     calibration: CalibrationEntry
     matmuls: list[MatMulEntry]
     uncounted: dict[str, int] = Field(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from deploy.commands import COMMANDS
 from trueint8.errors import ConfigError
-from trueint8.registry import Registry
+from trueint8.registry import did_you_mean
 
 YAML_FILE = "deploy.yaml"
 TOML_FILE = "pyproject.toml"
@@ -118,8 +118,7 @@ def read_configuration(
         for key, value in mine.items():
             name = str(key).replace("-", "_")
             if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {_key(close[0])!r}? " if close else ""
+                hint = did_you_mean(_key(name), map(_key, names))
                 raise ConfigError(
                     f"{path.name}: {table} has no option {key!r} for `deploy {command}`",
                     fix=f"{hint}`deploy {command} --help` lists them",
@@ -163,10 +162,9 @@ def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
 
 def _check_commands(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a table that is called after no command."""
-    names = Registry("command", "deploy.commands", "COMMAND").names()
+    names = COMMANDS.names()
     for key in (k for k, v in settings.items() if isinstance(v, dict) and k not in names):
-        close = difflib.get_close_matches(str(key), names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = did_you_mean(str(key), names)
         raise ConfigError(
             f"{path.name}: the table {key!r} is called after no command",
             fix=f"{hint}choose one of: {', '.join(names)}",
@@ -221,6 +219,25 @@ def _parameter(field: dataclasses.Field[Any]) -> click.Parameter:
     if meta["type"] is bool:
         return click.Option([field.name, flag], is_flag=True, default=None, help=text)
     return click.Option(names, type=meta["type"], default=None, help=text, **meta["extra"])
+
+
+def check_counts(settings: Any, names: Sequence[str]) -> None:
+    """Refuse a count below 1 or a negative seed; a count that was left out is None.
+
+    Args:
+        settings: Holds the fields ``names`` and ``seed``.
+        names: Fields that count something.
+
+    Raises:
+        ConfigError: Naming the flag.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is {value}; expected 1 or more", fix=f"pass {flag} 1")
+    if settings.seed < 0:
+        raise ConfigError(f"--seed is {settings.seed}; expected 0 or more", fix="pass --seed 0")
 
 
 def print_json(value: Any) -> None:

@@ -23,6 +23,7 @@ from deploy.commands.build import BuildOptions, default_out
 from deploy.engines import ENGINES
 from deploy.golden import COUNT
 from deploy.hardware import gpu
+from deploy.options import check_counts
 from export.source import Source, source_from_argument
 from trueint8 import __version__
 from trueint8.artifacts import sha256_file, sha256_tree
@@ -203,13 +204,7 @@ def _check_ranges(options: BuildOptions) -> None:
             f"percentile q={options.percentile:g} is out of range; expected 0 < q <= 100",
             fix="pass --percentile 99.99",
         )
-    for name in ("calib_samples", "batch_size", "seq_len"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} is {value}; expected 1 or more", fix=f"pass {flag} 8")
-    if options.seed < 0:
-        raise ConfigError(f"--seed is {options.seed}; expected 0 or more", fix="pass --seed 0")
+    check_counts(options, ("calib_samples", "batch_size", "seq_len"))
     for name in ("model", "calib_data", "out", "golden", "tokenizer"):
         if getattr(options, name) == "":
             raise ConfigError(

@@ -5,11 +5,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from trueint8.errors import ConfigError, UnknownName
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'x'? `` with the known name closest to ``name``, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 class Registry:
@@ -71,9 +78,8 @@ class Registry:
             return getattr(module, self.attribute)
         if name in plugins:
             return plugins[name].load()
-        close = difflib.get_close_matches(name, self.names(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        names = self.names()
         raise UnknownName(
             f"no {self.kind} is called {name!r}",
-            fix=f"{hint}choose one of: {', '.join(self.names())}",
+            fix=f"{did_you_mean(name, names)}choose one of: {', '.join(names)}",
         )

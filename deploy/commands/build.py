@@ -101,7 +101,7 @@ def run(options: BuildOptions, origins: dict[str, Origin]) -> None:
                 "bundle": str(bundle.path),
                 "built": built,
                 "sha256": bundle.sha256,
-                "parity": manifest.parity and manifest.parity.model_dump(),
+                "parity": manifest.parity.model_dump(),
                 "calibration": manifest.calibration.model_dump(),
                 "engines": {k: v.model_dump() for k, v in manifest.engines.items()},
                 "weight_matmuls": sum(m.weighted for m in manifest.matmuls),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import random
@@ -23,6 +22,7 @@ from deploy.audit import audit_engine
 from deploy.bundle import ENGINE, FLOAT_GRAPH, Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
+from deploy.options import check_counts
 from deploy.profiling.evaluation import EvaluationSet, evaluation_set
 from deploy.profiling.results import SCHEMA, Accuracy, Coverage, Latency, Row
 from deploy.profiling.workers import WorkerProcess
@@ -34,6 +34,7 @@ from trueint8.artifacts import sha256_tree
 from trueint8.errors import ConfigError, DataError, UnknownName
 from trueint8.kinds import Kind
 from trueint8.progress import Progress
+from trueint8.registry import did_you_mean
 
 MIN_ROUNDS = 3
 _RUNS_PER_ROUND = (3, 200)
@@ -81,7 +82,7 @@ def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
         RunError: If a configuration fails; nothing is measured in its place.
     """
     check_rounds(request.rounds)
-    _check_ranges(request)
+    check_counts(request, ("threads", "samples", "batch_size", "seq_len"))
     with progress.step("verify bundles", total=len(request.bundles)) as advance:
         bundles = []
         for path in request.bundles:
@@ -118,25 +119,13 @@ def check_rounds(rounds: int) -> None:
         )
 
 
-def _check_ranges(request: ProfileRequest) -> None:
-    for name in ("threads", "samples", "batch_size", "seq_len"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} is {value}; expected 1 or more", fix=f"pass {flag} 1")
-    if request.seed < 0:
-        raise ConfigError(f"--seed is {request.seed}; expected 0 or more", fix="pass --seed 0")
-
-
 def _check_engines(wanted: Sequence[str], bundles: Sequence[Bundle]) -> None:
     held = list(dict.fromkeys(name for b in bundles for name in b.manifest.engines))
     unknown = [name for name in wanted if name not in held]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], held, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
         raise UnknownName(
             f"no bundle given holds an engine {unknown[0]!r}",
-            fix=f"{hint}choose from: {', '.join(held)}",
+            fix=f"{did_you_mean(unknown[0], held)}choose from: {', '.join(held)}",
         )
 
 
