@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from attention.variants import VARIANTS
 from calib.estimators import ESTIMATORS
 from calib.stats import TensorStats
-from deploy.cli import COMMANDS, group
+from deploy.cli import group
+from deploy.commands import COMMANDS
 from deploy.engines import ENGINES
 from deploy.reporting.page import SECTIONS
 from tests.contracts.outside import ROOT
