@@ -1,7 +1,7 @@
-"""One file per variant; each defines ``attention_probabilities``."""
+"""One file per variant; each defines ``VARIANT``, a subclass of ``attention.variant.Variant``."""
 
 from __future__ import annotations
 
 from trueint8.registry import Registry
 
-VARIANTS = Registry("variant", "attention.variants", "attention_probabilities")
+VARIANTS = Registry("variant", "attention.variants", "VARIANT")
