@@ -18,12 +18,13 @@ from transformers import BertForMaskedLM
 
 from attention.masked_lm import masked_lm_loss, token_stream, unigram_loss
 from attention.stdlib_text import stdlib_documents
+from attention.tokenizing import train_tokenizer
 from attention.training import (
     EncoderRecipe,
     TrainingSummary,
     initial_encoder,
     train_encoder,
-    train_tokenizer,
+
 )
 from trueint8.progress import Lines
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from attention.recipe import EncoderRecipe
+from attention.encoder_recipe import EncoderRecipe
 from attention.stdlib_text import Split, stdlib_documents
-from attention.training import train_encoder, train_tokenizer
+from attention.tokenizing import train_tokenizer
+from attention.training import train_encoder
 from deploy.building import build_bundle
 from deploy.commands.build import BuildOptions
 from deploy.planning import plan_from_options

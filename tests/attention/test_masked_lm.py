@@ -18,7 +18,7 @@ from attention.masked_lm import (
     token_stream,
     unigram_loss,
 )
-from attention.training import train_tokenizer
+from attention.tokenizing import train_tokenizer
 from trueint8.errors import DataError
 
 TEXTS = ["def area(width, height):\n    return width * height\n" * 8, "naïve café, 1 + 2\n" * 8]

@@ -17,8 +17,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from attention import training
 from attention.attaching import CONFIG_KEY, IMPLEMENTATION
 from attention.masked_lm import SPECIAL_TOKENS, masked_lm_loss, token_stream, unigram_loss
-from attention.recipe import rate_factor
-from attention.training import EncoderRecipe, initial_encoder, train_encoder, train_tokenizer
+from attention.encoder_recipe import rate_factor
+from attention.tokenizing import train_tokenizer
+from attention.training import EncoderRecipe, initial_encoder, train_encoder
 from trueint8.errors import ConfigError, DataError, UnknownName
 from trueint8.progress import Advance, Silence
 

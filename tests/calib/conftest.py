@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attention.training import train_tokenizer
+from attention.tokenizing import train_tokenizer
 
 TEXTS = ["def area(width, height):\n    return width * height\n" * 8, "naïve café, 1 + 2\n" * 8]
 
