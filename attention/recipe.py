@@ -191,4 +191,6 @@ def recipe_from_fields(fields: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe(**values)
     except TypeError as err:
-        raise ConfigError(f"the recipe has a value of a wrong type: {err}", fix="correct it") from err
+        raise ConfigError(
+            f"the recipe has a value of a wrong type: {err}", fix="correct it"
+        ) from err

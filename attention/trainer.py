@@ -193,9 +193,7 @@ class _Report(TrainerCallback):
         self.advance(state.global_step - self.shown)
         self.shown = state.global_step
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Say the loss about ten times; refuse to go on with one that is not finite."""
         loss = (logs or {}).get("loss")
         if loss is None:

@@ -19,6 +19,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from attention.attaching import attach
+from attention.encoder_recipe import EncoderRecipe, rate_factor
 from attention.initialization import start_from_text
 from attention.masked_lm import (
     Tokens,
@@ -27,7 +28,6 @@ from attention.masked_lm import (
     masked_loss,
     token_stream,
 )
-from attention.encoder_recipe import EncoderRecipe, rate_factor
 from trueint8.errors import ConfigError
 from trueint8.progress import Progress
 

@@ -70,7 +70,7 @@ def _make(group: str, variant: str, options: argparse.Namespace) -> None:
     folder = stored if options.seed == 0 else options.work / f"{group}-{variant}-{options.seed}"
     if not folder.is_dir() and not options.metrics_only:
         working = options.work / f"{group}-{variant}-{options.seed}.new"
-        command = [sys.executable, "-m", "deploy.cli", "train", "--recipe", group]
+        command = [sys.executable, "-m", "deploy", "train", "--recipe", group]
         command += ["--attention", variant, "--seed", str(options.seed), "--threads", "1"]
         command += ["--store-dtype", "float16", "-o", str(working)]
         subprocess.run(command, check=True)

@@ -24,7 +24,6 @@ from attention.training import (
     TrainingSummary,
     initial_encoder,
     train_encoder,
-
 )
 from trueint8.progress import Lines
 

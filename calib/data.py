@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from attention.text import SUFFIXES, Example, read_examples
+from calib.image_data import holds_images, read_images
 from calib.labels import labels_from_examples
 from export.source import Task
 from trueint8.artifacts import sha256_tree
@@ -22,7 +23,10 @@ _CHARACTERS_PER_TOKEN = 6
 _UNREADABLE = (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 """What NumPy raises of a file that is no .npz; TypeError of a lone array under that name."""
 
-DATA_FIX = "pass a .txt or .jsonl file, an .npz of arrays named as the inputs, or a folder of such"
+DATA_FIX = (
+    "pass a .txt or .jsonl file, an .npz of arrays named as the inputs, or a folder of such, "
+    "or of images"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +80,22 @@ def load_samples(
     other tasks take one sequence per line, padded to the longest of its batch.
 
     Args:
-        path: ``.txt``, ``.jsonl``, ``.npz``, or a folder of one of these kinds.
+        path: ``.txt``, ``.jsonl``, ``.npz``, a folder of one of these kinds, a folder of
+            images, or one of images in class folders.
         request: Amount, shape and seed.
         inputs: The model's inputs.
         task: Decides packing.
-        tokenizer: Folder with tokenizer files; needed for text.
+        tokenizer: Folder with tokenizer files, needed for text, or with
+            ``preprocessor_config.json`` for images.
         label_ids: Class names to ids, where labels are names.
 
     Raises:
         DataError: If data is missing, empty, of another type or shape.
         ConfigError: If text comes without a tokenizer.
     """
+    if holds_images(path):
+        batches, labels = _image_batches(path, request, inputs, tokenizer, label_ids)
+        return Samples(path.name, sha256_tree(path), batches, labels or None)
     kind = _kind(path)
     if kind == "arrays":
         batches, labels = _array_batches(path, request, inputs)
@@ -100,6 +109,37 @@ def load_samples(
         labels = found or []
     whole = labels if len(labels) == len(batches) else None
     return Samples(path.name, sha256_tree(path), batches, whole, partly)
+
+
+def _image_batches(
+    path: Path,
+    request: Request,
+    inputs: Sequence[GraphInput],
+    processor: Path | None,
+    label_ids: dict[str, int] | None,
+) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
+    item = inputs[0]
+    fixed = [axis for axis in item.shape[1:] if axis is not None]
+    if len(inputs) != 1 or len(fixed) != 3 or item.dtype.kind != "f":
+        raise DataError(
+            f"{path} holds images, and the model does not take images of a fixed size",
+            fix=DATA_FIX,
+        )
+    batch_size, _ = _static_axes(inputs, request)
+    pixels, labels = read_images(
+        path,
+        (fixed[0], fixed[1], fixed[2]),
+        samples=request.samples,
+        seed=request.seed,
+        processor=processor,
+        label_ids=label_ids,
+    )
+    stop = len(pixels) - len(pixels) % batch_size if _is_static(inputs) else len(pixels)
+    parts = [slice(start, min(start + batch_size, stop)) for start in range(0, stop, batch_size)]
+    if not parts:
+        raise DataError(f"{path} holds no whole batch of images", fix="pass more images")
+    batches = [{item.name: pixels[part].astype(item.dtype)} for part in parts]
+    return batches, [] if labels is None else [labels[part] for part in parts]
 
 
 def batches_from_text(

@@ -35,7 +35,7 @@ from export.onnx_file import load_as_written, load_clean, load_onnx_file, save_m
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
 from export.parity import Parity, compare_outputs
 from export.reference import open_reference
-from export.source import TOKENIZER_FILES
+from export.source import TOKENIZER_FILES, Source
 from trueint8.artifacts import staged_folder, storage_errors
 from trueint8.errors import BuildError, ConfigError, ExportError
 from trueint8.progress import Progress
@@ -173,13 +173,20 @@ def _export(
     with progress.step("load checkpoint"):
         model = load_checkpoint(plan.source, allow_pickle=plan.allow_pickle)
     names = input_names(model, plan.source)
-    inputs = [GraphInput(n, np.dtype(np.int64), (None, None)) for n in names]
+    inputs = [checkpoint_input(plan.source, name) for name in names]
     samples = plan.load_calibration(inputs)
     check_tokens(samples, (plan.source.config or {}).get("vocab_size"))
     with progress.step("export to ONNX"):
         parity = export_checkpoint(model, plan.source.task, samples.batches[:1], out)
     _say_parity(progress, parity, "torch")
     return inputs, samples, _parity_entry(parity)
+
+
+def checkpoint_input(source: Source, name: str) -> GraphInput:
+    """Return an input of a checkpoint's graph: images (B, C, H, W) or tokens (B, T)."""
+    if source.image_shape is not None:
+        return GraphInput(name, np.dtype(np.float32), (None, *source.image_shape))
+    return GraphInput(name, np.dtype(np.int64), (None, None))
 
 
 def _onnx_parity(original: Path, clean: Path, batch: Mapping[str, np.ndarray]) -> Parity:
@@ -317,4 +324,4 @@ def _calibration_entry(plan: BuildPlan, samples: Samples) -> CalibrationEntry:
 
 
 def _length(array: np.ndarray) -> int:
-    return array.shape[1] if array.ndim > 1 else 1
+    return array.shape[1] if array.ndim in (2, 3) else 1

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-from attention.attaching import CONFIG_KEY, IMPLEMENTATION, check_variant
+from attention.attaching import load_pretrained
 from export.source import Source, Task
 from trueint8.errors import ExportError, TrueInt8Error
 
@@ -20,6 +20,7 @@ _AUTO_CLASS: dict[Task, Any] = {
     "fill-mask": transformers.AutoModelForMaskedLM,
     "text-generation": transformers.AutoModelForCausalLM,
     "text-classification": transformers.AutoModelForSequenceClassification,
+    "image-classification": transformers.AutoModelForImageClassification,
     "feature-extraction": transformers.AutoModel,
 }
 
@@ -32,10 +33,12 @@ def output_name(task: Task) -> str:
 
 
 class Forward(torch.nn.Module):
-    """A transformers model as a function of token tensors to one tensor.
+    """A transformers model as a function of tensors to one tensor.
 
-    Shapes: ``input_ids``, ``attention_mask``, ``token_type_ids`` (B, T) int64;
-    returns logits (B, T, V) or (B, labels), or hidden states (B, T, C).
+    Shapes: ``input_ids``, ``attention_mask``, ``token_type_ids`` (B, T) int64, or
+    ``pixel_values`` (B, C, H, W) float32; returns logits (B, T, V) or (B, labels), or
+    hidden states (B, T, C). In a decoder, position t counts the real tokens before t,
+    so that padding on either side leaves the others where they were.
     """
 
     def __init__(self, model: Any) -> None:
@@ -43,20 +46,37 @@ class Forward(torch.nn.Module):
         self.model = model
         accepted = inspect.signature(model.forward).parameters
         self._options = {"use_cache": False} if "use_cache" in accepted else {}
+        self._counts_positions = "position_ids" in accepted and is_causal(model)
 
     def forward(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the model's first output."""
-        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        result = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, **extra, **self._options
-        )
-        output: torch.Tensor = result[0]
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "pixel_values": pixel_values,
+        }
+        inputs = {name: value for name, value in given.items() if value is not None}
+        if self._counts_positions and attention_mask is not None:
+            inputs["position_ids"] = positions(attention_mask)
+        output: torch.Tensor = self.model(**inputs, **self._options)[0]
         return output
+
+
+def is_causal(model: Any) -> bool:
+    """Return whether a transformers model is a decoder for text generation."""
+    return "ForCausalLM" in type(model).__name__ or "LMHeadModel" in type(model).__name__
+
+
+def positions(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return max(Σ mask − 1, 0) up to each token, (B, T) int64."""
+    return torch.clamp(torch.cumsum(attention_mask, dim=1) - 1, min=0)
 
 
 def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
@@ -71,9 +91,9 @@ def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
     fix = "pass a complete checkpoint folder, or another --task"
     try:
         with quiet_transformers():
-            model, info = _AUTO_CLASS[source.task].from_pretrained(
+            model, info = load_pretrained(
+                _AUTO_CLASS[source.task],
                 str(source.path),
-                attn_implementation=_implementation(source),
                 dtype=torch.float32,
                 use_safetensors=not pickled,
                 weights_only=True,
@@ -103,30 +123,11 @@ def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
 
 def input_names(model: Forward, source: Source) -> list[str]:
     """Return the graph's inputs: segment ids only where the model has segments."""
+    if source.task == "image-classification":
+        return ["pixel_values"]
     segments = int((source.config or {}).get("type_vocab_size") or 0) > 1
     takes = "token_type_ids" in inspect.signature(model.model.forward).parameters
     return ["input_ids", "attention_mask", *(["token_type_ids"] if segments and takes else [])]
-
-
-def _implementation(source: Source) -> str:
-    """Use our attention where the family allows it; a plain family stays on eager."""
-    config = transformers.AutoConfig.from_pretrained(
-        str(source.path), local_files_only=True, trust_remote_code=False
-    )
-    model_class = _AUTO_CLASS[source.task]._model_mapping.get(type(config), None)
-    model_class = model_class[0] if isinstance(model_class, tuple) else model_class
-    variant = getattr(config, CONFIG_KEY, None)
-    if variant:
-        check_variant(**variant)
-    if getattr(model_class, "_supports_attention_backend", False):
-        return IMPLEMENTATION
-    if variant:
-        raise ExportError(
-            f"{config.model_type} does not go through transformers' attention interface, so its "
-            f"attention variant cannot be attached",
-            fix="use a model family that does, such as BERT, RoBERTa, OPT, GPT-2 or Llama",
-        )
-    return "eager"
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
+from onnx_ir.passes import common
 
 from export.passes import clean
 from trueint8.artifacts import storage_errors
@@ -33,7 +34,9 @@ def load_onnx_file(path: Path) -> ir.Model:
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < _MIN_OPSET:
         proto = _converted(proto, path, opset)
-    return clean(_folded(_graph(proto, path)))
+    graph = _graph(proto, path)
+    common.RemoveInitializersFromInputsPass()(graph)
+    return clean(graph)
 
 
 def load_as_written(path: Path) -> ir.Model:
@@ -210,14 +213,3 @@ def _converted(proto: onnx.ModelProto, path: Path, opset: int) -> onnx.ModelProt
             fix=f"export it again with opset {_TARGET_OPSET} or later",
         ) from err
     return converted
-
-
-def _folded(model: ir.Model) -> ir.Model:
-    """Fold what depends on constants alone, so that weights behind Transpose or Cast are seen."""
-    from onnx_ir.passes.common import RemoveInitializersFromInputsPass
-    from onnxscript import optimizer
-
-    RemoveInitializersFromInputsPass()(model)
-    optimizer.inline(model)
-    optimizer.fold_constants(model, input_size_limit=2**40, output_size_limit=2**40)
-    return model

@@ -9,7 +9,7 @@ import numpy as np
 
 from trueint8.errors import ExportError
 
-PARITY_TOLERANCE = 1e-3
+PARITY_TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest absolute output of the original."""
 
 

@@ -12,12 +12,19 @@ from typing import Any, Literal
 from trueint8.artifacts import sha256_file
 from trueint8.errors import ConfigError, ExportError
 
-Task = Literal["fill-mask", "text-generation", "text-classification", "feature-extraction"]
+Task = Literal[
+    "fill-mask",
+    "text-generation",
+    "text-classification",
+    "image-classification",
+    "feature-extraction",
+]
 
 TASKS: tuple[Task, ...] = (
     "fill-mask",
     "text-generation",
     "text-classification",
+    "image-classification",
     "feature-extraction",
 )
 
@@ -27,6 +34,7 @@ _TASK_OF_SUFFIX: dict[str, Task] = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
     "ForSequenceClassification": "text-classification",
+    "ForImageClassification": "image-classification",
     "Model": "feature-extraction",
 }
 
@@ -42,6 +50,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "chat_template.jinja",
+    "preprocessor_config.json",
 )
 
 _WEIGHTS_FIX = (
@@ -85,6 +94,15 @@ class Source:
                 pad = config.get("pad_token_id")
                 return value - (1 if pad is None else int(pad)) - 1 if shifted else value
         return None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the images that the checkpoint takes, or None if it takes none."""
+        size = (self.config or {}).get("image_size")
+        if self.task != "image-classification" or size is None:
+            return None
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return int((self.config or {}).get("num_channels", 3)), int(height), int(width)
 
     def files(self) -> Iterator[Path]:
         """Yield every file that decides what the model computes and how text becomes tokens."""
@@ -199,7 +217,7 @@ def _checkpoint_source(
                 fix=_WEIGHTS_FIX,
             )
     own = folder if any((folder / f).is_file() for f in TOKENIZER_FILES) else None
-    variant = config.get("attention_variant") or {"name": "vanilla"}
+    variant = config.get("attention_variant") or {"name": _own_variant(config)}
     if not isinstance(variant, dict) or not isinstance(variant.get("name"), str):
         raise ExportError(
             f"{folder / 'config.json'} holds an attention_variant that is no table with a name",
@@ -214,6 +232,11 @@ def _checkpoint_source(
         tokenizer=_tokenizer_folder(tokenizer) or own,
         config=config,
     )
+
+
+def _own_variant(config: dict[str, Any]) -> str:
+    """Return what a family without a variant of ours computes."""
+    return "differential" if config.get("model_type") == "diffllama" else "vanilla"
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

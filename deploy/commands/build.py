@@ -14,7 +14,7 @@ EMBEDDED_TEXT = "text of the Python standard library"
 
 HELP = """Export, calibrate, quantize and build INT8 engines into a bundle folder.
 
-MODEL is a Hugging Face checkpoint folder (BERT family, or OPT / GPT-2 / Llama family), a hub
+MODEL is a Hugging Face checkpoint folder (families of BERT, OPT, GPT-2, Llama, ViT), a hub
 id, or a float32 .onnx file. What is not on the line comes from [tool.trueint8] in
 pyproject.toml or from deploy.yaml in the working folder; with neither, a small embedded encoder
 and text of the Python standard library are used, and the first line says so.
@@ -40,7 +40,8 @@ class BuildOptions:
         99.99, type=float, help="Percent of |x| that --calib percentile covers, 0 < q <= 100."
     )
     calib_data: str | None = option(
-        help="Calibration data: .txt, .jsonl, .npz of arrays named as the inputs, or a folder."
+        help="Calibration data: .txt, .jsonl, .npz of arrays named as the inputs, a folder of such, "
+        "or a folder of images."
     )
     calib_samples: int = option(128, type=int, help="Sequences to calibrate on.")
     batch_size: int = option(8, type=int, help="Sequences per batch.")
@@ -62,7 +63,13 @@ class BuildOptions:
     quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
     task: str | None = option(
         type=click.Choice(
-            ["fill-mask", "text-generation", "text-classification", "feature-extraction"]
+            [
+                "fill-mask",
+                "text-generation",
+                "text-classification",
+                "image-classification",
+                "feature-extraction",
+            ]
         ),
         help="What the model is for.  [default: as the checkpoint says]",
     )

@@ -14,7 +14,7 @@ HELP = """Train a transformer with an attention variant, on transformers' Traine
 
 A recipe says what is trained and how; flags override it. The same command after a kill goes on
 from the last complete checkpoint, with the same loss curve. On several GPUs, start it with
-`accelerate launch -m deploy.cli train ...`.
+`accelerate launch -m deploy train ...`.
 
 \b
 Examples:
@@ -31,7 +31,9 @@ Examples:
 class TrainOptions:
     """Everything ``deploy train`` can be told."""
 
-    recipe: str | None = option(help="Name of a recipe, or a .yaml file.  [default: small, by arch]")
+    recipe: str | None = option(
+        help="Name of a recipe, or a .yaml file.  [default: small, by arch]"
+    )
     arch: str | None = option(help="bert, opt, llama or vit.")
     attention: str = option("vanilla", help="Attention variant.")
     attention_param: tuple[str, ...] = option(
@@ -67,7 +69,12 @@ class TrainOptions:
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
 
-_SMALL = {"bert": "text-encoder", "opt": "text-decoder", "llama": "text-decoder-llama", "vit": "digits"}
+_SMALL = {
+    "bert": "text-encoder",
+    "opt": "text-decoder",
+    "llama": "text-decoder-llama",
+    "vit": "digits",
+}
 
 
 def run(options: TrainOptions) -> None:

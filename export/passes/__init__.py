@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from export.passes.fold_constants import FoldConstants
 from export.passes.name_matmuls import NameMatMuls
 from export.passes.split_fused import SplitFused
 from export.passes.split_gemm import SplitGemm
@@ -18,6 +19,7 @@ def clean(model: ir.Model) -> ir.Model:
     for rewrite in (
         common.InlinePass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        FoldConstants(),
         SplitGemm(),
         SplitFused(),
         NameMatMuls(),

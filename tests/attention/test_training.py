@@ -16,8 +16,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from attention import training
 from attention.attaching import CONFIG_KEY, IMPLEMENTATION
-from attention.masked_lm import SPECIAL_TOKENS, masked_lm_loss, token_stream, unigram_loss
 from attention.encoder_recipe import rate_factor
+from attention.masked_lm import SPECIAL_TOKENS, masked_lm_loss, token_stream, unigram_loss
 from attention.tokenizing import train_tokenizer
 from attention.training import EncoderRecipe, initial_encoder, train_encoder
 from trueint8.errors import ConfigError, DataError, UnknownName

@@ -12,8 +12,8 @@ Y = np.array([[1.0, -4.0, 2.0]], np.float32)
 
 
 def test_the_error_is_relative_to_the_largest_output() -> None:
-    parity = compare_outputs([(Y, Y + np.float32(0.002))], [[1, 3]], "torch")
-    assert parity.relative_error == pytest.approx(0.002 / 4, rel=1e-3)
+    parity = compare_outputs([(Y, Y + np.float32(0.0002))], [[1, 3]], "torch")
+    assert parity.relative_error == pytest.approx(0.0002 / 4, rel=1e-2)
     assert parity.tolerance == PARITY_TOLERANCE
 
 
