@@ -92,7 +92,7 @@ class TrainingRequest:
         return self.out.with_name(f"{self.out.name}.training")
 
 
-class Drawn(torch.utils.data.Dataset):  # type: ignore[type-arg]
+class Drawn(torch.utils.data.Dataset):
     """Item i is drawn with a generator seeded by (seed, i); there are ``count`` of them."""
 
     def __init__(self, data: TrainingData, seed: int, count: int) -> None:
@@ -184,7 +184,9 @@ class _Optimized(Trainer):
 class _Report(TrainerCallback):
     """The run's progress, one line of loss now and then, and a stop when it is not finite."""
 
-    def __init__(self, advance: Callable[[int], None], say: Callable[[str], None], start: int):
+    def __init__(
+        self, advance: Callable[[int], None], say: Callable[[str], None], start: int
+    ) -> None:
         self.advance, self.say, self.shown = advance, say, start
         self.lines = 0
 

@@ -128,7 +128,7 @@ def _kurtosis(x: torch.Tensor) -> torch.Tensor:
 def _blocks(model: Any) -> list[Any]:
     recorded = model._can_record_outputs["hidden_states"]
     wanted = recorded if isinstance(recorded, list | tuple) else [recorded]
-    classes = tuple(getattr(w, "target_class", w) for w in wanted)
+    classes: tuple[Any, ...] = tuple(getattr(w, "target_class", w) for w in wanted)
     return [m for m in model.modules() if isinstance(m, classes)]
 
 
@@ -160,7 +160,7 @@ def _quantized(model: Any, calibration: Sequence[Batch], bits: int) -> Iterator[
     for module, weight in saved:
         module.weight.data = _symmetric(weight, bits)
     try:
-        with _hooks(sites, lambda site, x: _asymmetric(x, *ranges[site], bits)):
+        with _hooks(sites, lambda site, x: _asymmetric(x, ranges[site], bits)):
             yield
     finally:
         for module, weight in saved:
@@ -216,7 +216,8 @@ def _symmetric(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.round(weight / scale) * scale if scale > 0 else weight
 
 
-def _asymmetric(x: torch.Tensor, low: float, high: float, bits: int) -> torch.Tensor:
+def _asymmetric(x: torch.Tensor, seen: Sequence[float], bits: int) -> torch.Tensor:
+    low, high = seen
     levels = 2**bits - 1
     scale = (high - low) / levels
     if scale == 0:

@@ -119,9 +119,9 @@ def table(group: str) -> str:
     lines = [
         f"# Reference checkpoints: {group}",
         "",
-        f"Recipe `attention/recipes/{group}.yaml`, {recipe.steps} steps, stored in float16. Made by "
-        f"`python -m benchmarks.reference {group}`; each folder holds its `training.json` (recipe, "
-        "seed, loss curve) and `metrics.json`.",
+        f"Recipe `attention/recipes/{group}.yaml`, {recipe.steps} steps, stored in float16. "
+        f"Made by `python -m benchmarks.reference {group}`; each folder holds its `training.json` "
+        "(recipe, seed, loss curve) and `metrics.json`.",
         "",
         "Loss in nats on held-out data, computed in float32 from the stored weights (MEASURED). "
         "Δ: what the loss gains when weights and activations are rounded per tensor to 8 or 6 bits "

@@ -1,6 +1,6 @@
 """Output gate: a sigmoid of the layer's input on the attention output, before its projection.
 
-Y' = Y ⊙ σ(x·W + b), with Y (B, T, H·D) the heads' outputs, x (B, T, C). Head-wise, W is
+Y' = Y ⊙ σ(x·W + b), with Y (B, T, H·D) the heads' softmax(QKᵀ/√D)·V, x (B, T, C). Head-wise, W is
 (C, H) and one number scales a head; element-wise, W is (C, H·D).
 
 The paper's gate has no bias. Here b starts at logit(π_init), 0 by default, so that a

@@ -40,8 +40,8 @@ class BuildOptions:
         99.99, type=float, help="Percent of |x| that --calib percentile covers, 0 < q <= 100."
     )
     calib_data: str | None = option(
-        help="Calibration data: .txt, .jsonl, .npz of arrays named as the inputs, a folder of such, "
-        "or a folder of images."
+        help="Calibration data: .txt, .jsonl, .npz of arrays named as the inputs, a folder of "
+        "such, or a folder of images."
     )
     calib_samples: int = option(128, type=int, help="Sequences to calibrate on.")
     batch_size: int = option(8, type=int, help="Sequences per batch.")

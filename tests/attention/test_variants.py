@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 
-from attention.attaching import CONFIG_KEY, IMPLEMENTATION, attach
+from attention.attaching import CONFIG_KEY, IMPLEMENTATION, attach, load_pretrained
+from attention.variant import Layer
 from attention.variants import VARIANTS
 from trueint8.errors import ConfigError, UnknownName
 
@@ -18,8 +19,16 @@ TOKENS = 12
 PADDED = 5
 VOCAB = 97
 
-vanilla = VARIANTS.load("vanilla")
-clipped = VARIANTS.load("clipped")
+LAYER = Layer(heads=4, kv_heads=4, head_width=8, width=32)
+
+
+def vanilla(given: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(VARIANTS.load("vanilla")(LAYER).probabilities(given, None))
+
+
+def clipped(given: torch.Tensor, **parameters: float) -> torch.Tensor:
+    variant = VARIANTS.load("clipped")(LAYER, **parameters)
+    return torch.as_tensor(variant.probabilities(given, None))
 
 
 def scores(*shape: int, scale: float = 4.0, seed: int = 0) -> torch.Tensor:
@@ -199,8 +208,9 @@ def test_the_checkpoint_keeps_the_variant_and_its_parameters(tmp_path: Path) -> 
     inputs = batch("right")
     expected = outputs(model, **inputs)
     model.save_pretrained(tmp_path)
-    loaded = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation=IMPLEMENTATION)
-    assert getattr(loaded.config, CONFIG_KEY) == {"name": "clipped", "gamma": -0.3, "zeta": 1.02}
+    loaded = load_pretrained(transformers.AutoModel, str(tmp_path))
+    settings = getattr(loaded.config, CONFIG_KEY)
+    assert settings == {"name": "clipped", "gamma": -0.3, "zeta": 1.02}
     assert torch.equal(outputs(loaded.eval(), **inputs), expected)
 
 
@@ -227,7 +237,7 @@ def test_an_unknown_parameter_lists_those_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         attach(FAMILIES["bert"](), "clipped", gama=-0.1)
     assert caught.value.problem == "variant 'clipped' has no parameter 'gama'"
-    assert caught.value.fix == "it takes: gamma, zeta"
+    assert caught.value.fix == "it takes: gamma, zeta, alpha, length"
     with pytest.raises(ConfigError) as caught:
         attach(FAMILIES["bert"](), "vanilla", gamma=-0.1)
     assert caught.value.fix == "it takes: none"
