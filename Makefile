@@ -1,4 +1,4 @@
-# make demo   set up, then the whole job on two small models
+# make demo   set up, then build, profile and report two small models
 # make test   set up, then the tests
 # PIP_ARGS    extra arguments for pip, such as an index with CPU builds of torch
 

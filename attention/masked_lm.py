@@ -1,9 +1,8 @@
-"""Masked language modelling: windows of a token stream, what is masked, and the loss."""
+"""Masked language modelling: windows of a token stream, and what is masked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from trueint8.errors import DataError
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
-MASK_PROBABILITY = 0.15
 
 _TO_MASK = 0.8
 _TO_RANDOM = 0.1
-_EVALUATION_SEED = 128
-_EVALUATION_BATCH = 32
 
 Tokens = NDArray[np.int64]
 
@@ -43,34 +39,6 @@ def token_stream(
             fix="give more text",
         )
     return stream
-
-
-def masked_lm_loss(
-    model: Any, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, windows: int = 512
-) -> float:
-    """Return the masked-LM loss in float32 on fixed windows and masks, with 15 % masked.
-
-    The same model sequence, tokenizer, texts and ``windows`` mask the same tokens,
-    so two models on one tokenizer can be compared.
-
-    Returns:
-        Mean over masked tokens, in nats.
-    """
-    length = int(model.config.max_position_embeddings)
-    stream = token_stream(tokenizer, texts, at_least=length)
-    rng = np.random.default_rng(_EVALUATION_SEED)
-    total, count = 0.0, 0
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        for first in range(0, windows, _EVALUATION_BATCH):
-            rows = min(_EVALUATION_BATCH, windows - first)
-            ids = draw_windows(rng, tokenizer, stream, rows, length)
-            inputs, where, wanted = mask_tokens(rng, tokenizer, ids, MASK_PROBABILITY)
-            total += float(masked_loss(model, inputs, where, wanted)) * wanted.numel()
-            count += wanted.numel()
-    model.train(was_training)
-    return total / count
 
 
 def draw_windows(
@@ -125,24 +93,3 @@ def mask_tokens(
         torch.from_numpy(where),
         torch.from_numpy(wanted),
     )
-
-
-def masked_loss(
-    model: Any, inputs: torch.Tensor, where: torch.Tensor, wanted: torch.Tensor
-) -> torch.Tensor:
-    """Return the mean cross-entropy; the head, C to V, runs at masked places only."""
-    hidden = model.bert(input_ids=inputs).last_hidden_state  # (B, T, C)
-    logits = model.cls(hidden.flatten(0, 1)[where])  # (M, V)
-    return torch.nn.functional.cross_entropy(logits.float(), wanted)
-
-
-def unigram_loss(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], held_out: Sequence[str]
-) -> float:
-    """Return the held-out loss of knowing nothing but how frequent tokens are, in nats.
-
-    Counts come from ``texts``, each raised by one.
-    """
-    counts = np.bincount(token_stream(tokenizer, texts, at_least=1), minlength=len(tokenizer))
-    surprise = -np.log((counts + 1.0) / (counts + 1.0).sum())
-    return float(surprise[token_stream(tokenizer, held_out, at_least=1)].mean())

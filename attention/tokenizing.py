@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from attention.encoder_recipe import SMALLEST_VOCAB
 from attention.masked_lm import SPECIAL_TOKENS
 from trueint8.errors import ConfigError, DataError
+
+SMALLEST_VOCAB = len(SPECIAL_TOKENS) + 256
 
 
 def text_sample(texts: Sequence[str], most_bytes: int) -> list[str]:

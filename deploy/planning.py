@@ -30,7 +30,7 @@ from trueint8.artifacts import sha256_file, sha256_tree
 from trueint8.errors import ConfigError, DataError, MissingDependency
 
 DEFAULT_SEQUENCE = 128
-EMBEDDED_MODEL = "attention/reference/encoder"
+EMBEDDED_MODEL = "attention/reference/text-encoder/vanilla"
 EMBEDDED_DATA = "Python standard library"
 _EMBEDDED_BYTES = 2_000_000
 

@@ -43,7 +43,7 @@ def test_commands_name_real_options() -> None:
 
 @pytest.mark.slow
 def test_commands_run(tmp_path: Path) -> None:
-    demo = [str(BIN / "deploy"), "demo", "--seconds", "12", "--rounds", "3"]
+    demo = [str(BIN / "deploy"), "demo", "--rounds", "3"]
     subprocess.run(demo, cwd=tmp_path, check=True, timeout=600)
     for command in commands():
         words = shlex.split(command)

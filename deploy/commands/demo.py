@@ -1,4 +1,4 @@
-"""``deploy demo``: the whole job on two small models trained here."""
+"""``deploy demo``: the whole job on two small models that come with the package."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import click
 
 from deploy.options import command_from_options, option, print_json
 
-HELP = """Train two small encoders, build INT8 engines of both, profile them and write the report.
+HELP = """Build INT8 engines of two small encoders, profile them and write the report.
 
-One has vanilla softmax, one clipped softmax. Both learn masked-LM on the source of this Python's
-standard library, which every machine has; the files they are evaluated on are never trained on.
-What an interrupted run finished is kept and not done again.
+One has vanilla softmax, one clipped softmax. Both come with the package, trained on the source of
+Python's standard library, which every machine has; the text they are evaluated on was never trained
+on. What an interrupted run finished is kept and not done again.
 
 \b
 Examples:
   deploy demo
-  deploy demo -o /tmp/demo --seconds 20
+  deploy demo -o /tmp/demo --rounds 20
 """
 
 
@@ -28,11 +28,8 @@ class DemoOptions:
     """Everything ``deploy demo`` can be told."""
 
     out: str = option("trueint8-demo", short="-o", help="Folder for everything the demo makes.")
-    seconds: float = option(
-        50.0, type=float, help="Longest training time of each of the two models."
-    )
     rounds: int = option(12, type=int, help="Interleaved rounds when profiling.")
-    force: bool = option(False, type=bool, help="Train and build again what is there already.")
+    force: bool = option(False, type=bool, help="Copy and build again what is there already.")
     json: bool = option(False, type=bool, help="Print the rows as JSON.")
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
@@ -45,7 +42,6 @@ def run(options: DemoOptions) -> None:
 
     rows, report = run_demo(
         Path(options.out),
-        seconds=options.seconds,
         rounds=options.rounds,
         force=options.force,
         progress=progress_for(quiet=options.quiet),

@@ -7,16 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
 
 from attention.masked_lm import (
     SPECIAL_TOKENS,
     draw_windows,
     mask_tokens,
-    masked_lm_loss,
-    masked_loss,
     token_stream,
-    unigram_loss,
 )
 from attention.tokenizing import train_tokenizer
 from trueint8.errors import DataError
@@ -27,20 +23,6 @@ TEXTS = ["def area(width, height):\n    return width * height\n" * 8, "naïve ca
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return train_tokenizer(TEXTS, 300, sequence=16)
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer: Any) -> Any:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=300,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=16,
-    )
-    return BertForMaskedLM(config)
 
 
 def test_the_stream_is_the_text_without_special_tokens(tokenizer: Any) -> None:
@@ -101,32 +83,3 @@ def test_eighty_ten_ten(tokenizer: Any) -> None:
     assert random.min() >= len(SPECIAL_TOKENS)
     assert random.max() < len(tokenizer)
     assert len(np.unique(random)) > 200
-
-
-def test_the_head_at_masked_places_gives_the_model_s_own_loss(model: Any, tokenizer: Any) -> None:
-    model.eval()
-    ids = draw_windows(np.random.default_rng(0), tokenizer, np.arange(5, 295), 4, 16)
-    inputs, where, wanted = mask_tokens(np.random.default_rng(1), tokenizer, ids, 0.3)
-    labels = torch.full((4 * 16,), -100)
-    labels[where] = wanted
-    with torch.no_grad():
-        expected = model(input_ids=inputs, labels=labels.reshape(4, 16)).loss
-        assert float(masked_loss(model, inputs, where, wanted)) == pytest.approx(float(expected))
-
-
-def test_the_held_out_loss_is_repeatable_and_leaves_the_model_as_it_was(
-    model: Any, tokenizer: Any
-) -> None:
-    model.train()
-    first = masked_lm_loss(model, tokenizer, TEXTS, windows=40)
-    assert model.training
-    assert masked_lm_loss(model, tokenizer, TEXTS, windows=40) == first
-    # A random model knows nothing: about as good as a uniform guess.
-    assert first == pytest.approx(np.log(300), abs=0.3)
-
-
-def test_the_unigram_loss_of_its_own_text_is_the_entropy(tokenizer: Any) -> None:
-    counts = np.bincount(token_stream(tokenizer, TEXTS, at_least=1), minlength=len(tokenizer))
-    smoothed = (counts + 1.0) / (counts + 1.0).sum()
-    entropy = -(counts / counts.sum() * np.log(smoothed)).sum()
-    assert unigram_loss(tokenizer, TEXTS, TEXTS) == pytest.approx(entropy)

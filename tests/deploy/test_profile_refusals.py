@@ -165,10 +165,9 @@ def test_an_error_in_a_worker_keeps_its_class(tmp_path: Path) -> None:
         assert type(error) is RunError
 
 
-def test_too_few_rounds_end_a_demo_before_training(tmp_path: Path) -> None:
-    trained = mock.patch.object(demonstration, "_train_absent", side_effect=AssertionError)
-    with trained, pytest.raises(ConfigError, match="2 rounds"):
-        demonstration.run_demo(tmp_path, seconds=1, rounds=2, force=False, progress=Silence())
+def test_too_few_rounds_end_a_demo_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 rounds"):
+        demonstration.run_demo(tmp_path, rounds=2, force=False, progress=Silence())
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from deploy.profiling.results import Row
@@ -39,8 +40,8 @@ COLUMNS = (
 def section(rows: Sequence[Row]) -> Section:
     """Return the overview: float, simulated and measured side by side."""
     comparisons = summarize(rows)
-    several = len({row.session for row in rows}) > 1
-    lines = tuple(_line(comparison, name_session=several) for comparison in comparisons)
+    times = Counter((c.model, c.engine) for c in comparisons)
+    lines = tuple(_line(c, name_session=times[c.model, c.engine] > 1) for c in comparisons)
     return Section(
         title="Overview",
         order=10,
