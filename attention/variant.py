@@ -51,6 +51,9 @@ class Variant(torch.nn.Module):
     reads_layer_input = False
     """Whether ``layer_input`` and ``rotary`` are needed; the model then passes them."""
 
+    single_precision = False
+    """Whether scores, weights and their product with V are FP32 in a half-precision model."""
+
     def __init__(self, layer: Layer) -> None:
         super().__init__()
         self.layer = layer
@@ -113,9 +116,13 @@ class Variant(torch.nn.Module):
             Output (B, H, T, D); and the weights (B, H, T, S) before any gate, or None.
         """
         del rotary
+        given = query.dtype
+        if self.single_precision:
+            query, key, value = query.float(), key.float(), value.float()
+            mask = None if mask is None else mask.float()
         scores = attention_scores(query, key, mask, scaling)
         weights = self.probabilities(scores, mask)
-        output = torch.matmul(self.dropped(weights, dropout), value)
+        output = torch.matmul(self.dropped(weights, dropout), value).to(given)
         factor = self.gate(scores, weights, layer_input)
         return (output if factor is None else output * factor), weights
 

@@ -29,7 +29,7 @@ from attention.variants import VARIANTS
 from deploy.hardware import hardware
 from deploy.profiling.statistics import median_ms, speed_up
 from export.checkpoint import Forward
-from export.torch_export import export_checkpoint
+from export.torch_export import export_module
 from trueint8.artifacts import write_atomically
 
 OUT = Path(__file__).parent / "results" / "attention_latency.json"
@@ -77,7 +77,7 @@ def _exported(name: str, folder: Path, shape: tuple[int, int]) -> Path:
     torch.manual_seed(0)
     model = attach(BertModel(BertConfig(), add_pooling_layer=False), name).eval()
     path = folder / f"{name}.onnx"
-    export_checkpoint(Forward(model).eval(), "feature-extraction", [_inputs(shape)], path)
+    export_module(Forward(model).eval(), [_inputs(shape)], path)
     return path
 
 

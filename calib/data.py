@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from attention.text import SUFFIXES, Example, read_examples
+from calib.array_data import array_batches
 from calib.image_data import holds_images, read_images
+from calib.inputs import GraphInput, Request, is_static, static_axes
 from calib.labels import labels_from_examples
 from export.source import Task
 from trueint8.artifacts import sha256_tree
@@ -20,32 +20,11 @@ from trueint8.errors import ConfigError, DataError, MissingDependency
 
 _PACKED_TASKS = ("fill-mask", "text-generation")
 _CHARACTERS_PER_TOKEN = 6
-_UNREADABLE = (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises of a file that is no .npz; TypeError of a lone array under that name."""
 
 DATA_FIX = (
     "pass a .txt or .jsonl file, an .npz of arrays named as the inputs, or a folder of such, "
     "or of images"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class GraphInput:
-    """One input of a model; ``shape`` holds None for a dynamic axis."""
-
-    name: str
-    dtype: np.dtype
-    shape: tuple[int | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """How many sequences to take, of what length, in what order."""
-
-    samples: int
-    batch_size: int
-    sequence: int
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +77,7 @@ def load_samples(
         return Samples(path.name, sha256_tree(path), batches, labels or None)
     kind = _kind(path)
     if kind == "arrays":
-        batches, labels = _array_batches(path, request, inputs)
+        batches, labels = array_batches(path, request, inputs)
         partly = 0 < len(labels) < len(batches)
     else:
         examples = read_examples(path)
@@ -125,7 +104,7 @@ def _image_batches(
             f"{path} holds images, and the model does not take images of a fixed size",
             fix=DATA_FIX,
         )
-    batch_size, _ = _static_axes(inputs, request)
+    batch_size, _ = static_axes(inputs, request)
     pixels, labels = read_images(
         path,
         (fixed[0], fixed[1], fixed[2]),
@@ -134,7 +113,7 @@ def _image_batches(
         processor=processor,
         label_ids=label_ids,
     )
-    stop = len(pixels) - len(pixels) % batch_size if _is_static(inputs) else len(pixels)
+    stop = len(pixels) - len(pixels) % batch_size if is_static(inputs) else len(pixels)
     parts = [slice(start, min(start + batch_size, stop)) for start in range(0, stop, batch_size)]
     if not parts:
         raise DataError(f"{path} holds no whole batch of images", fix="pass more images")
@@ -158,7 +137,7 @@ def batches_from_text(
             fix="pass --tokenizer FOLDER, or the data as an .npz of arrays",
         )
     encoder = load_tokenizer(tokenizer)
-    batch_size, length = _static_axes(inputs, request)
+    batch_size, length = static_axes(inputs, request)
     if length is not None:
         request = replace(request, sequence=min(request.sequence, length))
     order = np.random.default_rng(request.seed).permutation
@@ -175,7 +154,7 @@ def batches_from_text(
     batches, kept = [], []
     for start in range(0, len(sequences), batch_size):
         part = sequences[start : start + batch_size]
-        if len(part) < batch_size and _is_static(inputs):
+        if len(part) < batch_size and is_static(inputs):
             break
         batches.append(_padded(part, inputs, length, encoder.pad_token_id or 0))
         if labels is not None:
@@ -339,89 +318,3 @@ def _padded(
             fix="pass the data as an .npz of arrays named as the inputs",
         )
     return {i.name: known[i.name].astype(i.dtype) for i in inputs}
-
-
-def _static_axes(inputs: Sequence[GraphInput], request: Request) -> tuple[int, int | None]:
-    axes = [i.shape for i in inputs if len(i.shape) >= 2]
-    batch = next((s[0] for s in axes if s[0] is not None), None)
-    length = next((s[1] for s in axes if s[1] is not None), None)
-    return batch or request.batch_size, length
-
-
-def _is_static(inputs: Sequence[GraphInput]) -> bool:
-    return any(i.shape and i.shape[0] is not None for i in inputs)
-
-
-def _array_batches(
-    path: Path, request: Request, inputs: Sequence[GraphInput]
-) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
-    files = [path] if path.is_file() else sorted(path.glob("*.npz"))
-    batch_size, _ = _static_axes(inputs, request)
-    batches: list[dict[str, np.ndarray]] = []
-    labels: list[np.ndarray] = []
-    left = request.samples
-    for file in files:
-        arrays = _read_arrays(file, inputs)
-        rows = len(arrays[inputs[0].name])
-        stop = min(rows, left)
-        if _is_static(inputs):
-            stop -= stop % batch_size
-        left -= stop
-        for start in range(0, stop, batch_size):
-            piece = slice(start, min(start + batch_size, stop))
-            batches.append({i.name: arrays[i.name][piece].astype(i.dtype) for i in inputs})
-            if "labels" in arrays:
-                labels.append(arrays["labels"][piece])
-    if not batches:
-        raise DataError(f"{path} holds no whole batch of samples", fix="pass more rows")
-    return batches, labels
-
-
-def _read_arrays(file: Path, inputs: Sequence[GraphInput]) -> dict[str, np.ndarray]:
-    names = [i.name for i in inputs]
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {k: archive[k] for k in archive.files}
-    except _UNREADABLE as err:
-        raise DataError(
-            f"{file} is not a readable .npz of plain arrays: {err}",
-            fix="write it with numpy.savez(file, input_ids=..., attention_mask=...)",
-        ) from err
-    missing = [n for n in names if n not in arrays]
-    if missing:
-        raise DataError(
-            f"{file} has no array {missing[0]!r}; it holds: {', '.join(sorted(arrays)) or '-'}",
-            fix=f"name the arrays as the model's inputs: {', '.join(names)}",
-        )
-    for item in inputs:
-        _check_array(file, item, arrays[item.name])
-    _check_rows(file, arrays, [*names, *(["labels"] if "labels" in arrays else [])])
-    return arrays
-
-
-def _check_rows(file: Path, arrays: dict[str, np.ndarray], names: Sequence[str]) -> None:
-    rows = {n: len(arrays[n]) if arrays[n].ndim else 1 for n in names}
-    if len(set(rows.values())) != 1:
-        raise DataError(
-            f"{file}: the arrays differ in their first axis: "
-            + ", ".join(f"{name} has {count}" for name, count in rows.items()),
-            fix="save one row per sample in every array",
-        )
-
-
-def _check_array(file: Path, item: GraphInput, array: np.ndarray) -> None:
-    fix = "save arrays of the model's shapes and dtypes"
-    kinds = "iub" if item.dtype.kind in "iub" else "fiu"
-    if array.dtype.kind not in kinds:
-        raise DataError(
-            f"{file}: {item.name!r} has dtype {array.dtype}, the model takes {item.dtype}", fix=fix
-        )
-    fits = array.ndim == len(item.shape) and all(
-        axis == 0 or (have > 0 if want is None else have == want)
-        for axis, (have, want) in enumerate(zip(array.shape, item.shape, strict=True))
-    )
-    if not fits:
-        shape = tuple("dynamic" if d is None else d for d in item.shape)
-        raise DataError(
-            f"{file}: {item.name!r} has shape {array.shape}, the model takes {shape}", fix=fix
-        )

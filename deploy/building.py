@@ -11,16 +11,18 @@ import onnx_ir as ir
 from safetensors.numpy import save
 
 from calib.collector import Observation, observe
-from calib.data import GraphInput, Samples, check_tokens
+from calib.data import Samples, check_tokens
 from calib.estimators import ESTIMATORS
+from calib.inputs import GraphInput
 from calib.placement import Placement, place_qdq
 from calib.qdq import insert_qdq
 from calib.schemes import QuantParams, activation_params
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.compiling import Steps, build_engines
+from deploy.exporting import copy_tokenizer, load_torch_model
 from deploy.golden import draw_inputs, write_golden
-from deploy.hardware import hardware, package_versions
+from deploy.hardware import hardware, package_versions, peak_mebibytes
 from deploy.manifest import (
     CalibrationEntry,
     InputEntry,
@@ -35,7 +37,6 @@ from export.onnx_file import load_as_written, load_clean, load_onnx_file, save_m
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
 from export.parity import Parity, compare_outputs
 from export.reference import open_reference
-from export.source import TOKENIZER_FILES, Source
 from trueint8.artifacts import staged_folder, storage_errors
 from trueint8.errors import BuildError, ConfigError, ExportError
 from trueint8.progress import Progress
@@ -79,6 +80,9 @@ def _existing(plan: BuildPlan) -> Bundle | None:
 
 def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     steps = Steps()
+    warnings = [w for w in (plan.length_warning(),) if w is not None]
+    for warning in warnings:
+        progress.say(f"warning: {warning}")
     with steps.timed("export"):
         inputs, samples, parity = _export(folder, plan, progress)
     graph = load_clean(folder / layout.FLOAT_GRAPH)
@@ -104,7 +108,9 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     with steps.timed("quantize"), progress.step("quantize weights"):
         _quantize(folder, graph, placement, seen, plan)
     engines = build_engines(folder, plan, inputs, placement, samples, steps, progress)
-    _copy_tokenizer(folder, plan)
+    if plan.source.tokenizer is not None:
+        (folder / layout.TOKENIZER).mkdir()
+        copy_tokenizer(plan.source, folder / layout.TOKENIZER)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         request=plan.request(),
@@ -114,6 +120,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         calibration=_calibration_entry(plan, samples),
         matmuls=entries,
         uncounted=uncounted,
+        warnings=warnings,
         engines=engines,
         golden=golden,
         seed=plan.seed,
@@ -167,26 +174,19 @@ def _export(
             parity = _onnx_parity(plan.source.path, out, samples.batches[0])
         _say_parity(progress, parity, "the original graph")
         return inputs, samples, _parity_entry(parity)
-    from export.checkpoint import input_names, load_checkpoint
-    from export.torch_export import export_checkpoint
+    from export.torch_export import export_module
 
-    with progress.step("load checkpoint"):
-        model = load_checkpoint(plan.source, allow_pickle=plan.allow_pickle)
-    names = input_names(model, plan.source)
-    inputs = [checkpoint_input(plan.source, name) for name in names]
+    with progress.step("load model"):
+        model, inputs = load_torch_model(
+            plan.source, plan.calib_data, allow_pickle=plan.allow_pickle
+        )
     samples = plan.load_calibration(inputs)
     check_tokens(samples, (plan.source.config or {}).get("vocab_size"))
     with progress.step("export to ONNX"):
-        parity = export_checkpoint(model, plan.source.task, samples.batches[:1], out)
+        parity = export_module(model, samples.batches[:1], out)
+    progress.say(f"peak memory so far {peak_mebibytes():,.0f} MiB")
     _say_parity(progress, parity, "torch")
     return inputs, samples, _parity_entry(parity)
-
-
-def checkpoint_input(source: Source, name: str) -> GraphInput:
-    """Return an input of a checkpoint's graph: images (B, C, H, W) or tokens (B, T)."""
-    if source.image_shape is not None:
-        return GraphInput(name, np.dtype(np.float32), (None, *source.image_shape))
-    return GraphInput(name, np.dtype(np.int64), (None, None))
 
 
 def _onnx_parity(original: Path, clean: Path, batch: Mapping[str, np.ndarray]) -> Parity:
@@ -284,18 +284,6 @@ def _golden(
     with progress.step("golden outputs"):
         write_golden(folder / layout.FLOAT_GRAPH, arrays, folder / layout.GOLDEN)
     return origin
-
-
-def _copy_tokenizer(folder: Path, plan: BuildPlan) -> None:
-    source = plan.source.tokenizer
-    if source is None:
-        return
-    target = folder / layout.TOKENIZER
-    target.mkdir()
-    for name in (*TOKENIZER_FILES, "config.json"):
-        if (source / name).is_file():
-            with storage_errors(target):
-                (target / name).write_bytes((source / name).read_bytes())
 
 
 def _model_entry(plan: BuildPlan) -> ModelEntry:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calib.data import GraphInput, Samples
+from calib.data import Samples
+from calib.inputs import GraphInput
 from calib.placement import Placement
 from deploy import bundle as layout
 from deploy.engines import ENGINES

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from safetensors.numpy import save
 
-from calib.data import GraphInput
+from calib.inputs import GraphInput
 from export.matmuls import vocabulary_size
 from export.reference import open_reference
 from trueint8.artifacts import storage_errors

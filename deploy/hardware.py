@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import resource
 import shutil
 import subprocess
 from importlib import metadata
@@ -78,6 +79,11 @@ def _gpu_report() -> str | None:
     except (subprocess.TimeoutExpired, OSError):
         return NO_ANSWER
     return answer.stdout.strip().replace("\n", "; ") or None if answer.returncode == 0 else None
+
+
+def peak_mebibytes() -> float:
+    """Return the most memory that this process has held so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _memory_mib() -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from calib.data import GraphInput
+from calib.inputs import GraphInput
 from deploy.record import Record
 from export.source import Task
 
@@ -33,7 +33,7 @@ class ModelEntry(Record):
     """What was deployed."""
 
     name: str
-    kind: Literal["checkpoint", "onnx"]
+    kind: Literal["checkpoint", "onnx", "module"]
     task: Task
     attention: str
     sha256: str
@@ -98,6 +98,9 @@ class Manifest(Record):
     parity: ParityEntry
     calibration: CalibrationEntry
     matmuls: list[MatMulEntry]
+    warnings: list[str] = Field(
+        default=[], description="What was said about the model when it was built."
+    )
     uncounted: dict[str, int] = Field(
         description="Operators whose multiply-accumulates are not known; with any, INT8 MAC "
         "coverage is unknown."

@@ -13,12 +13,14 @@ from typing import Any
 import click
 
 from deploy.commands import COMMANDS
+from export.source import TASKS
 from trueint8.errors import ConfigError
 from trueint8.registry import did_you_mean
 
 YAML_FILE = "deploy.yaml"
 TOML_FILE = "pyproject.toml"
 TOML_TABLE = "tool.trueint8"
+TASK = click.Choice(TASKS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,16 +9,9 @@ from typing import Any
 
 from attention.stdlib_text import stdlib_documents
 from attention.text import Example
-from calib.data import (
-    DATA_FIX,
-    GraphInput,
-    Request,
-    Samples,
-    batches_from_text,
-    check_lengths,
-    load_samples,
-)
+from calib.data import DATA_FIX, Samples, batches_from_text, check_lengths, load_samples
 from calib.estimators import ESTIMATORS
+from calib.inputs import GraphInput, Request
 from deploy.commands.build import BuildOptions, default_out
 from deploy.engines import ENGINES
 from deploy.golden import COUNT
@@ -78,6 +71,15 @@ class BuildPlan:
             "engines": self.engine_versions,
         }
 
+    def length_warning(self) -> str | None:
+        """Return what the model's attention has to say about the sequence length, if anything."""
+        settings = (self.source.config or {}).get("attention_variant")
+        if not settings:
+            return None
+        from attention.attaching import deployment_warning
+
+        return deployment_warning(settings, self.amount.sequence)
+
     def load_calibration(self, inputs: Sequence[GraphInput]) -> Samples:
         """Read the calibration data as batches of ``inputs``."""
         if self.calib_data is not None:
@@ -130,6 +132,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         task=options.task,  # type: ignore[arg-type]
         tokenizer=options.tokenizer,
         allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
     )
     if options.model is not None and options.calib_data is None:
         raise ConfigError(

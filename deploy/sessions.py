@@ -10,7 +10,7 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
-from calib.data import GraphInput
+from calib.inputs import GraphInput
 from trueint8.progress import Progress
 
 Precision = Literal["fp32", "bf16", "fp16"]

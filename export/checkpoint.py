@@ -27,11 +27,6 @@ _AUTO_CLASS: dict[Task, Any] = {
 _OUTPUT: dict[Task, str] = {"feature-extraction": "last_hidden_state"}
 
 
-def output_name(task: Task) -> str:
-    """Return the graph's output name: ``logits``, or ``last_hidden_state`` for a bare model."""
-    return _OUTPUT.get(task, "logits")
-
-
 class Forward(torch.nn.Module):
     """A transformers model as a function of tensors to one tensor.
 
@@ -39,14 +34,21 @@ class Forward(torch.nn.Module):
     ``pixel_values`` (B, C, H, W) float32; returns logits (B, T, V) or (B, labels), or
     hidden states (B, T, C). In a decoder, position t counts the real tokens before t,
     so that padding on either side leaves the others where they were.
+
+    Attributes:
+        output: The output's name: ``logits``, or ``last_hidden_state`` of a bare model.
+        left: Whether sequences may be padded on the left, as in a decoder.
+        counts_positions: Whether positions are passed on, counted from the mask.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, task: Task = "feature-extraction") -> None:
         super().__init__()
         self.model = model
+        self.output = _OUTPUT.get(task, "logits")
+        self.left = is_causal(model)
         accepted = inspect.signature(model.forward).parameters
         self._options = {"use_cache": False} if "use_cache" in accepted else {}
-        self._counts_positions = "position_ids" in accepted and is_causal(model)
+        self.counts_positions = "position_ids" in accepted and is_causal(model)
 
     def forward(
         self,
@@ -63,7 +65,7 @@ class Forward(torch.nn.Module):
             "pixel_values": pixel_values,
         }
         inputs = {name: value for name, value in given.items() if value is not None}
-        if self._counts_positions and attention_mask is not None:
+        if self.counts_positions and attention_mask is not None:
             inputs["position_ids"] = positions(attention_mask)
         output: torch.Tensor = self.model(**inputs, **self._options)[0]
         return output
@@ -98,13 +100,16 @@ def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
                 use_safetensors=not pickled,
                 weights_only=True,
                 local_files_only=True,
-                trust_remote_code=False,
+                trust_remote_code=source.remote_code,
                 output_loading_info=True,
             )
     except TrueInt8Error:
         raise
     except Exception as err:  # transformers raises whatever a malformed checkpoint provokes
         first = (str(err).strip() or type(err).__name__).splitlines()[0]
+        if (source.config or {}).get("auto_map") and not source.remote_code:
+            first = "it brings its own code"
+            fix = "read its .py files, and pass --trust-remote-code if you trust them"
         raise ExportError(
             f"{source.path} cannot be loaded for {source.task}: {first}", fix=fix
         ) from err
@@ -117,7 +122,7 @@ def load_checkpoint(source: Source, *, allow_pickle: bool = False) -> Forward:
             f"{', '.join((absent + wrong)[:4])}",
             fix=fix,
         )
-    forward: Forward = Forward(model.eval()).eval()
+    forward: Forward = Forward(model.eval(), source.task).eval()
     return forward
 
 

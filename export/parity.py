@@ -23,7 +23,11 @@ class Parity:
 
 
 def compare_outputs(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]], shapes: list[list[int]], original: str
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    shapes: list[list[int]],
+    original: str,
+    *,
+    tolerance: float = PARITY_TOLERANCE,
 ) -> Parity:
     """Compare arrays pairwise and refuse a graph that computes something else.
 
@@ -32,10 +36,10 @@ def compare_outputs(
             infinite, the graph may be too; that is for calibration to report.
         shapes: Shapes of the inputs that were run.
         original: What the graph is compared with, for the message.
+        tolerance: Largest difference allowed, relative to the largest output.
 
     Raises:
-        ExportError: If the difference is above :data:`PARITY_TOLERANCE`, or the
-            shapes differ.
+        ExportError: If the difference is above ``tolerance``, or the shapes differ.
     """
     largest = error = 0.0
     for expected, actual in pairs:
@@ -49,10 +53,10 @@ def compare_outputs(
         largest = max(largest, float(np.abs(expected[finite]).max()))
         error = max(error, float(np.nan_to_num(difference, nan=np.inf).max()))
     relative = error / largest if largest else error
-    if relative > PARITY_TOLERANCE:
+    if relative > tolerance:
         raise ExportError(
             f"the ONNX graph differs from {original} by {relative:.2e} of the largest output; "
-            f"the tolerance is {PARITY_TOLERANCE:.0e}",
+            f"the tolerance is {tolerance:.0e}",
             fix="report this model; nothing was built from the wrong graph",
         )
-    return Parity(relative, PARITY_TOLERANCE, shapes)
+    return Parity(relative, tolerance, shapes)

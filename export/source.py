@@ -1,11 +1,12 @@
-"""What the user gave: a checkpoint folder, a hub id, or an ONNX file."""
+"""What the user gave: a checkpoint folder, a hub id, an ONNX file, or a module of theirs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,8 @@ TOKENIZER_FILES = (
     "preprocessor_config.json",
 )
 
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
 _WEIGHTS_FIX = (
     "save it with model.save_pretrained(folder), which writes model.safetensors; "
     "or pass --allow-pickle if you trust where the file comes from"
@@ -64,16 +67,19 @@ class Source:
     """A model to deploy.
 
     ``task`` is in the words of the Hugging Face hub; ``attention`` is the
-    variant's name; ``tokenizer`` is a folder, or None if there is none.
+    variant's name; ``tokenizer`` is a folder, or None if there is none;
+    ``factory`` is ``package.module:function`` where that makes the model.
     """
 
-    kind: Literal["checkpoint", "onnx"]
+    kind: Literal["checkpoint", "onnx", "module"]
     path: Path
     name: str
     task: Task
     attention: str
     tokenizer: Path | None
     config: dict[str, Any] | None
+    factory: str | None = None
+    remote_code: bool = False
 
     @property
     def max_positions(self) -> int | None:
@@ -111,10 +117,14 @@ class Source:
 
             yield self.path
             yield from external_files(self.path)
+        elif self.kind == "module":
+            yield self.path
         else:
             yield self.path / "config.json"
             weights = sorted(self.path.glob("*.safetensors"))
             yield from weights or sorted(self.path.glob("*.bin"))
+            if self.remote_code:
+                yield from sorted(self.path.glob("*.py"))
         if self.tokenizer is not None:
             yield from (
                 self.tokenizer / f for f in TOKENIZER_FILES if (self.tokenizer / f).is_file()
@@ -125,6 +135,10 @@ class Source:
         digest = hashlib.sha256()
         for file in self.files():
             digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
+        if self.factory is not None:
+            from export.user_module import load_user_module
+
+            digest.update(load_user_module(self.factory).sha256().encode())
         return digest.hexdigest()
 
 
@@ -134,14 +148,16 @@ def source_from_argument(
     task: Task | None = None,
     tokenizer: str | None = None,
     allow_pickle: bool = False,
+    trust_remote_code: bool = False,
 ) -> Source:
     """Find out what ``model`` is, without loading any weight.
 
     Args:
-        model: Checkpoint folder, ``.onnx`` file, or hub id.
+        model: Checkpoint folder, ``.onnx`` file, ``package.module:function``, or hub id.
         task: Overrides what the checkpoint's ``architectures`` say.
         tokenizer: Folder of the tokenizer, if it is not the checkpoint's own.
         allow_pickle: Whether a checkpoint may have pickle weights only.
+        trust_remote_code: Whether Python files that come with a checkpoint may be run.
 
     Raises:
         ExportError: If there is no such model or its weights are refused.
@@ -149,8 +165,27 @@ def source_from_argument(
     path = Path(model).expanduser()
     if path.is_file():
         return _onnx_source(path, task, tokenizer)
-    folder = path if path.is_dir() else _downloaded(model, path)
-    return _checkpoint_source(folder, model, task, tokenizer, allow_pickle)
+    if not path.exists() and _FACTORY.fullmatch(model):
+        return _module_source(model, task, tokenizer)
+    folder = path if path.is_dir() else _downloaded(model, path, with_code=trust_remote_code)
+    source = _checkpoint_source(folder, model, task, tokenizer, allow_pickle)
+    brings_code = bool((source.config or {}).get("auto_map"))
+    return replace(source, remote_code=trust_remote_code and brings_code)
+
+
+def _module_source(spec: str, task: Task | None, tokenizer: str | None) -> Source:
+    from export.user_module import module_file
+
+    return Source(
+        kind="module",
+        path=module_file(spec),
+        name=spec.rpartition(":")[2],
+        task=task or "feature-extraction",
+        attention="unknown",
+        tokenizer=_tokenizer_folder(tokenizer),
+        config=None,
+        factory=spec,
+    )
 
 
 def _onnx_source(path: Path, task: Task | None, tokenizer: str | None) -> Source:
@@ -171,7 +206,7 @@ def _onnx_source(path: Path, task: Task | None, tokenizer: str | None) -> Source
     )
 
 
-def _downloaded(model: str, path: Path) -> Path:
+def _downloaded(model: str, path: Path, *, with_code: bool) -> Path:
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise ExportError(
             f"no checkpoint folder or .onnx file at {path}", fix="check the path of MODEL"
@@ -190,6 +225,7 @@ def _downloaded(model: str, path: Path) -> Path:
         ) from err
     try:
         patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES]
+        patterns += ["*.py"] if with_code else []
         return Path(snapshot_download(model, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as err:
         raise ExportError(

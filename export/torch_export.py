@@ -1,90 +1,74 @@
-"""Torch module to ONNX, with parity against torch on real samples."""
+"""A checkpoint's or a user's module to ONNX, with parity against torch on real samples."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
-from export.checkpoint import Forward, is_causal, output_name
 from export.onnx_file import save_model
-from export.parity import Parity, compare_outputs
+from export.parity import PARITY_TOLERANCE, Parity, compare_outputs
 from export.passes import clean
 from export.reference import open_reference
-from export.source import Task
-from trueint8.errors import ExportError, TrueInt8Error
+from export.tracing import DEFAULT_OPSET, Traced, trace
 
 Arrays = Mapping[str, np.ndarray]
+HALF_TOLERANCE = 2e-2
+"""As :data:`export.parity.PARITY_TOLERANCE`, for a graph in FP16 against torch in FP32."""
 
 
-def export_checkpoint(model: Forward, task: Task, samples: Sequence[Arrays], out: Path) -> Parity:
+def export_module(
+    model: Any,
+    samples: Sequence[Arrays],
+    out: Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    half: bool = False,
+) -> Parity:
     """Export to ``out`` with dynamic batch and sequence, and check it against torch.
 
     Args:
-        model: What :func:`export.checkpoint.load_checkpoint` returned.
-        task: Decides the output's name.
-        samples: Real batches, arrays (B, T) int64 or images (B, C, H, W) float32, named as
-            the inputs; the first also serves as the tracing example.
+        model: :class:`export.checkpoint.Forward` or :class:`export.user_module.UserModule`,
+            in FP32; left in FP16 if ``half``.
+        samples: Real batches, arrays named as the inputs; the first also serves as the
+            tracing example.
         out: The ``.onnx`` file to write.
+        opset: Of the graph.
+        half: Write a graph whose weights and activations are FP16.
 
     Raises:
         ExportError: If torch cannot trace the model with both axes dynamic, or
             parity is above the tolerance of :mod:`export.parity`.
     """
-    save_model(clean(_traced(model, task, samples[0])), out)
-    return _parity(model, out, [*samples, *_reshaped(samples[0], left=is_causal(model.model))])
+    batches = [*samples, *reshaped(samples[0], left=model.left)]
+    expected = [_run_torch(model, batch) for batch in batches]
+    if half:
+        model, batches = model.half(), [_halved(batch) for batch in batches]
+    example = {k: torch.from_numpy(v) for k, v in _at_least_two(batches[0]).items()}
+    axes = {name: _axes(value) for name, value in example.items()}
+    traced = Traced(model, example, list(example), [model.output], axes)
+    save_model(clean(trace(traced, opset=opset)), out)
+    tolerance = HALF_TOLERANCE if half else PARITY_TOLERANCE
+    return _parity(out, batches, expected, tolerance)
 
 
-def _traced(model: Forward, task: Task, sample: Arrays) -> ir.Model:
-    example = _at_least_two(sample)
-    dynamic = torch.export.Dim.DYNAMIC
-    try:
-        with torch.no_grad(), _quiet_exporter():
-            program = torch.onnx.export(
-                model,
-                kwargs={name: torch.from_numpy(value) for name, value in example.items()},
-                input_names=list(example),
-                output_names=[output_name(task)],
-                dynamic_shapes={
-                    name: {0: dynamic, 1: dynamic} if value.ndim == 2 else {0: dynamic}
-                    for name, value in example.items()
-                },
-                dynamo=True,
-                verbose=False,
-            )
-    except Exception as err:  # the exporter raises whatever the traced model raises
-        cause = err.__cause__ or err
-        if isinstance(cause, TrueInt8Error):
-            raise cause from err
-        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise ExportError(
-            f"torch cannot export this model with dynamic batch and sequence: {first}",
-            fix="export it to ONNX yourself and pass the .onnx file",
-        ) from err
-    assert program is not None
-    return _with_named_axes(program.model)
+def _axes(value: torch.Tensor) -> dict[int, str]:
+    """Return the dynamic axes: the batch, and the sequence of token ids (B, T)."""
+    tokens = value.dim() == 2 and not value.is_floating_point()
+    return {0: "batch", 1: "sequence"} if tokens else {0: "batch"}
 
 
-def _with_named_axes(model: ir.Model) -> ir.Model:
-    """Call the first two axes of every input ``batch`` and ``sequence``, and outputs likewise."""
-    renamed: dict[str, str] = {}
-    for value in model.graph.inputs:
-        assert value.shape is not None
-        renamed[str(value.shape[0])] = "batch"
-        if not isinstance(value.shape[1], int):
-            renamed[str(value.shape[1])] = "sequence"
-        value.shape = ir.Shape([renamed.get(str(d), d) for d in value.shape])
-    for value in model.graph.outputs:
-        assert value.shape is not None
-        value.shape = ir.Shape([renamed.get(str(d), d) for d in value.shape])
-    return model
+def _halved(batch: Arrays) -> dict[str, np.ndarray]:
+    return {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in batch.items()}
+
+
+def _run_torch(model: Any, batch: Arrays) -> np.ndarray:
+    with torch.no_grad():
+        output: np.ndarray = model(**{k: torch.from_numpy(v) for k, v in batch.items()}).numpy()
+    return output
 
 
 def _at_least_two(sample: Arrays) -> dict[str, np.ndarray]:
@@ -92,16 +76,15 @@ def _at_least_two(sample: Arrays) -> dict[str, np.ndarray]:
     return {k: np.concatenate([v, v]) if len(v) == 1 else v for k, v in sample.items()}
 
 
-def _reshaped(sample: Arrays, *, left: bool) -> list[dict[str, np.ndarray]]:
+def reshaped(sample: Arrays, *, left: bool) -> list[dict[str, np.ndarray]]:
     """Return the sample in other batches and lengths, and with padding inside the batch.
 
     One sequence alone; half the length; one token; eight sequences of which every
     other is padded to a third, on the left as well if ``left``.
     """
-    first = next(iter(sample.values()))
-    if first.ndim != 2:
+    if "attention_mask" not in sample:
         return [_cut(sample, rows, None) for rows in (1, 3, 8)]
-    length = first.shape[1]
+    length = sample["attention_mask"].shape[1]
     eight = _cut(sample, 8, length)
     shapes = [_cut(sample, 1, max(1, length // 2)), _cut(sample, 2, 1)]
     shapes.append(_padded(eight, length // 3, left=False))
@@ -122,30 +105,16 @@ def _padded(sample: Arrays, padding: int, *, left: bool) -> dict[str, np.ndarray
     return {**sample, "attention_mask": mask}
 
 
-def _parity(model: Forward, onnx_path: Path, batches: Sequence[Arrays]) -> Parity:
-    pairs = []
+def _parity(
+    onnx_path: Path, batches: Sequence[Arrays], expected: Sequence[np.ndarray], tolerance: float
+) -> Parity:
+    pairs: list[tuple[Any, Any]] = []
     with open_reference(onnx_path) as run:
-        for batch in batches:
-            with torch.no_grad():
-                given = {k: torch.from_numpy(v) for k, v in batch.items()}
-                expected = model(**given).numpy()
-            actual = next(iter(run(dict(batch)).values()))
-            if expected.ndim == 3:
+        for batch, wanted in zip(batches, expected, strict=True):
+            actual = next(iter(run(batch).values())).astype(np.float32)
+            if wanted.ndim == 3 and "attention_mask" in batch:
                 seen = batch["attention_mask"].astype(bool)
-                expected, actual = expected[seen], actual[seen]
-            pairs.append((expected, actual))
+                wanted, actual = wanted[seen], actual[seen]
+            pairs.append((wanted, actual))
     shapes = [list(next(iter(b.values())).shape) for b in batches]
-    return compare_outputs(pairs, shapes, "torch")
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return compare_outputs(pairs, shapes, "torch", tolerance=tolerance)

@@ -9,6 +9,9 @@ Only γ < 0 mattered in the paper, and γ = −α/T with α in [2, 4] carried ov
 between training lengths T. The paper's code takes T from the configured
 maximum length; so does ``alpha`` here unless ``length`` is given.
 
+In a half-precision model scores, P and P·V are FP32, so that TensorRT fuses a core
+whose Q, K, V and output are quantized.
+
 References:
     Bondarenko, Nagel, Blankevoort 2023, arXiv:2306.12929, equation 4.
 """
@@ -40,6 +43,8 @@ class Clipped(Variant):
     Raises:
         ConfigError: If a value is out of range, or ``gamma`` comes with ``alpha``.
     """
+
+    single_precision = True
 
     def __init__(
         self,

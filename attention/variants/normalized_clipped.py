@@ -37,6 +37,8 @@ class NormalizedClipped(Variant):
         ConfigError: If alpha is negative.
     """
 
+    single_precision = True
+
     def __init__(self, layer: Layer, *, alpha: float = 3.2) -> None:
         super().__init__(layer)
         if alpha < 0:

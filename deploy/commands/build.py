@@ -8,22 +8,24 @@ from typing import Any
 
 import click
 
-from deploy.options import Origin, argument, command_from_options, option, print_json
+from deploy.options import TASK, Origin, argument, command_from_options, option, print_json
 
 EMBEDDED_TEXT = "text of the Python standard library"
 
 HELP = """Export, calibrate, quantize and build INT8 engines into a bundle folder.
 
-MODEL is a Hugging Face checkpoint folder (families of BERT, OPT, GPT-2, Llama, ViT), a hub
-id, or a float32 .onnx file. What is not on the line comes from [tool.trueint8] in
-pyproject.toml or from deploy.yaml in the working folder; with neither, a small embedded encoder
-and text of the Python standard library are used, and the first line says so.
+MODEL is a Hugging Face checkpoint folder (families of BERT, OPT, GPT-2, Llama, ViT), a hub id, a
+float32 .onnx file, or package.module:function, which returns a torch.nn.Module. What is not on the
+line comes from [tool.trueint8] in pyproject.toml or from deploy.yaml in the working folder; with
+neither, a small embedded encoder and text of the Python standard library are used, and the first
+line says so.
 
 \b
 Examples:
   deploy build --int8 --calib percentile
   deploy build ./bert-base --int8 --calib percentile --calib-data wiki.txt -o bert-int8
   deploy build model.onnx --int8 --calib minmax --calib-data calib.npz --engine all
+  deploy build my_package.model:make --int8 --calib-data inputs.npz
   deploy build ./opt-125m --int8 --calib-data calib.jsonl --percentile 99.999 --seq-len 256
   deploy build --int8 --print-config
 """
@@ -62,20 +64,15 @@ class BuildOptions:
     )
     quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
     task: str | None = option(
-        type=click.Choice(
-            [
-                "fill-mask",
-                "text-generation",
-                "text-classification",
-                "image-classification",
-                "feature-extraction",
-            ]
-        ),
+        type=TASK,
         help="What the model is for.  [default: as the checkpoint says]",
     )
     tokenizer: str | None = option(help="Tokenizer folder, if it is not beside the model.")
     allow_pickle: bool = option(
         False, type=bool, help="Load pickle weights (weights_only=True) if there are no others."
+    )
+    trust_remote_code: bool = option(
+        False, type=bool, help="Run the Python files that come with the checkpoint."
     )
     seed: int = option(0, type=int, help="Seed of sampling and golden inputs.")
     force: bool = option(False, type=bool, help="Replace what is at -o.")

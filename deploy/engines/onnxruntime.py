@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from calib.data import GraphInput
+from calib.inputs import GraphInput
 from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, check_inputs
 from export.onnx_file import load_clean, save_model
 from export.passes.unsigned_activations import UnsignedActivations

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.data import GraphInput
+from calib.inputs import GraphInput
 from deploy.hardware import cpu_flags
 from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, check_inputs
 from trueint8.errors import BuildError, MissingDependency, RunError

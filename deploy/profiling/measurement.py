@@ -16,7 +16,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from calib.data import DATA_FIX, Request, check_lengths, check_tokens, load_samples
+from calib.data import DATA_FIX, check_lengths, check_tokens, load_samples
+from calib.inputs import Request
 from calib.labels import check_labels
 from deploy.audit import audit_engine
 from deploy.bundle import ENGINE, FLOAT_GRAPH, Bundle, open_bundle

@@ -1,41 +1,90 @@
-"""The checkpoint that ships with the package."""
+"""The reference checkpoints: small, in FP16, and what their metrics say recomputed from them."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
+import transformers
 from safetensors import safe_open
-from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from attention.attaching import CONFIG_KEY, IMPLEMENTATION
-from attention.masked_lm import masked_lm_loss, unigram_loss
+import attention
+from attention.attaching import CONFIG_KEY, load_pretrained
+from attention.masked_lm import token_stream
 from attention.stdlib_text import stdlib_documents
 
-FOLDER = Path(str(files("attention"))) / "reference" / "encoder"
+ROOT = Path(str(attention.__file__)).parent / "reference"
+CHECKPOINTS = sorted(p.parent for p in ROOT.glob("*/*/model.safetensors"))
+IDS = [f"{p.parent.name}-{p.name}" for p in CHECKPOINTS]
+DECODERS = [p for p in CHECKPOINTS if p.parent.name == "backcopy"]
 
 
-def test_it_is_small_and_stored_in_float16() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10_000_000
-    with safe_open(FOLDER / "model.safetensors", framework="pt") as stored:
+def read(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return loaded
+
+
+def test_together_they_are_small() -> None:
+    assert sum(p.stat().st_size for p in ROOT.rglob("*") if p.is_file()) < 30_000_000
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=IDS)
+def test_each_has_recipe_seed_log_and_metrics(folder: Path) -> None:
+    with safe_open(folder / "model.safetensors", framework="pt") as stored:
         kinds = {stored.get_tensor(name).dtype for name in stored.keys()}  # noqa: SIM118
     assert kinds == {torch.float16}
+    assert not [p for p in folder.iterdir() if p.suffix not in (".json", ".safetensors")]
+    training, config = read(folder / "training.json"), read(folder / "config.json")
+    assert training["request"]["attention"]["name"] == folder.name
+    assert config[CONFIG_KEY]["name"] == folder.name
+    assert isinstance(training["request"]["recipe"]["seed"], int)
+    assert len(training["log"]) >= 20
+    assert training["log"][-1]["loss"] < training["log"][0]["loss"]
+    metrics = read(folder / "metrics.json")
+    assert metrics["loss"] == pytest.approx(training["held_out_loss"], rel=0.01)
+    assert f"| {folder.name} | 0 | " in (folder.parent / "README.md").read_text("utf-8")
 
 
-def test_it_knows_more_than_token_frequencies_of_held_out_text() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-    model = AutoModelForMaskedLM.from_pretrained(
-        FOLDER, dtype=torch.float32, attn_implementation=IMPLEMENTATION
+@pytest.mark.parametrize("folder", DECODERS, ids=[p.name for p in DECODERS])
+def test_outliers_and_loss_of_a_decoder_are_those_in_its_metrics(folder: Path) -> None:
+    """Computed here from the definitions, with nothing of the benchmark that wrote them."""
+    from attention import backcopy
+
+    model = load_pretrained(
+        transformers.AutoModelForCausalLM, str(folder), dtype=torch.float32
+    ).eval()
+    ids = torch.from_numpy(backcopy.sequences("held-out"))
+    seen: list[np.ndarray] = []
+    block = model.model.decoder.layers[0]
+    keep = block.register_forward_hook(
+        lambda m, a, out: seen.append((out[0] if isinstance(out, tuple) else out).numpy())
     )
-    assert model.dtype == torch.float32
-    assert getattr(model.config, CONFIG_KEY) == {"name": "vanilla"}
-    held_out = stdlib_documents("held-out", max_bytes=200_000)
-    unigram = unigram_loss(tokenizer, stdlib_documents("train", max_bytes=200_000), held_out)
-    assert masked_lm_loss(model, tokenizer, held_out, windows=64) < 0.65 * unigram
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+    keep.remove()
+    surprise = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    flat = seen[0].reshape(len(ids), -1).astype(np.float64)
+    centred = flat - flat.mean(axis=1, keepdims=True)
+    kurtosis = ((centred**4).mean(axis=1) / (centred**2).mean(axis=1) ** 2).mean()
+    metrics = read(folder / "metrics.json")
+    assert float(surprise) == pytest.approx(metrics["loss"], rel=1e-4)
+    assert kurtosis == pytest.approx(metrics["blocks"][0]["kurtosis"], rel=1e-3)
+    assert np.abs(flat).max(axis=1).mean() == pytest.approx(
+        metrics["blocks"][0]["inf_norm"], rel=1e-4
+    )
 
 
-def test_its_page_gives_the_measured_losses() -> None:
-    page = (FOLDER / "README.md").read_text()
-    for row in ("unigram model", "encoder before training", "encoder after training, float32"):
-        assert f"| {row} | " in page
+def test_an_encoder_knows_more_than_token_frequencies_of_held_out_text() -> None:
+    folder = ROOT / "text-encoder" / "vanilla"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    streams = [
+        token_stream(tokenizer, stdlib_documents(split, max_bytes=200_000), at_least=1)
+        for split in ("train", "held-out")
+    ]
+    counts = np.bincount(streams[0], minlength=len(tokenizer)) + 1.0
+    unigram = -np.log(counts / counts.sum())[streams[1]].mean()
+    assert read(folder / "metrics.json")["loss"] < 0.65 * unigram

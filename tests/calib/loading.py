@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from calib.data import GraphInput, Request, Samples, load_samples
+from calib.data import Samples, load_samples
+from calib.inputs import GraphInput, Request
 from export.source import Task
 
 INT64 = np.dtype(np.int64)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from attention.text import read_examples
-from calib.data import GraphInput, Samples, load_tokenizer
+from calib.data import Samples, load_tokenizer
+from calib.inputs import GraphInput
 from export.source import Task
 from tests.calib.loading import INT64, LINES, X, load, write_arrays, write_text_file
 from trueint8.artifacts import sha256_file

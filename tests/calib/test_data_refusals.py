@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calib.data import GraphInput, check_lengths, check_tokens
+from calib.data import check_lengths, check_tokens
+from calib.inputs import GraphInput
 from tests.calib.loading import IDS, INT64, X, load, write_arrays, write_text_file
 from trueint8.errors import ConfigError, DataError
 

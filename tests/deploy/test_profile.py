@@ -16,7 +16,8 @@ import torch
 import transformers
 
 import deploy
-from calib.data import Request, load_samples
+from calib.data import load_samples
+from calib.inputs import Request
 from deploy.bundle import Bundle
 from deploy.profiling.evaluation import EvaluationSet, evaluation_set
 from deploy.profiling.results import Row, read_results
