@@ -9,7 +9,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,77 +18,14 @@ import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from attention.architecture import CHANGES_KEY
-from attention.attaching import (
-    CONFIG_KEY,
-    attach,
-    check_variant,
-    convert,
-    load_pretrained,
-    prepare,
-    variant_parameters,
-)
-from attention.initialization import start_from_text
-from attention.recipe import ARCHITECTURES, Recipe
+from attention.starting import TrainingRequest, build_model
 from attention.training_data import Item, TrainingData
 from trueint8.artifacts import staged_folder, write_atomically
 from trueint8.errors import ConfigError
 from trueint8.progress import Progress
 
-AUTO_CLASSES = {
-    "fill-mask": transformers.AutoModelForMaskedLM,
-    "text-generation": transformers.AutoModelForCausalLM,
-    "text-classification": transformers.AutoModelForSequenceClassification,
-    "image-classification": transformers.AutoModelForImageClassification,
-}
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors")
 _EVALUATION_BATCH = 32
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRequest:
-    """What to train and where it goes.
-
-    Attributes:
-        recipe: Architecture, optimizer and length.
-        variant: A name in ``attention/variants``.
-        parameters: The variant's hyper-parameters, over the recipe's.
-        data: Name of the data, for the record.
-        out: The checkpoint folder to make; ``OUT.training`` holds what a resumed run needs.
-        init_from: A pretrained checkpoint to start from, or None.
-        save_steps: Steps between checkpoints; 0 means a tenth of the run.
-        log_steps: Steps between lines of the loss curve; 0 means a hundredth.
-        report_to: Trackers, such as ``wandb``.
-        store_dtype: ``float32`` or ``float16``, of the stored weights.
-        force: Start anew and replace what is there.
-    """
-
-    recipe: Recipe
-    variant: str
-    parameters: dict[str, Any]
-    data: str
-    out: Path
-    init_from: str | None = None
-    save_steps: int = 0
-    log_steps: int = 0
-    report_to: str = "none"
-    store_dtype: str = "float32"
-    force: bool = False
-
-    def record(self) -> dict[str, Any]:
-        """Return what decides the result."""
-        return {
-            "recipe": self.recipe.as_dict(),
-            "attention": {"name": self.variant, **self.parameters},
-            "data": self.data,
-            "init_from": self.init_from,
-            "store_dtype": self.store_dtype,
-        }
-
-    @property
-    def work(self) -> Path:
-        """Return the folder of the run's own checkpoints."""
-        return self.out.with_name(f"{self.out.name}.training")
 
 
 class Drawn(torch.utils.data.Dataset):
@@ -105,57 +41,6 @@ class Drawn(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Item:
         """Return item ``index`` of the run."""
         return self.data.draw(np.random.default_rng((self.seed, index)))
-
-
-def build_model(request: TrainingRequest, data: TrainingData) -> Any:
-    """Return the untrained model, or the pretrained one converted, with its variant.
-
-    Raises:
-        UnknownName: If there is no such variant.
-        ConfigError: If variant, architecture and configuration do not fit each other.
-    """
-    recipe = request.recipe
-    parameters = dict(request.parameters)
-    check_variant(request.variant, **parameters)
-    if request.init_from is not None:
-        auto = AUTO_CLASSES[recipe.the_task()]
-        model = load_pretrained(auto, request.init_from)
-        if (getattr(model.config, CONFIG_KEY, None) or {}).get("name") == request.variant:
-            return model
-        return convert(model, request.variant, **parameters)
-    config = _configuration(recipe, data)
-    if "length" in variant_parameters(request.variant):
-        parameters.setdefault("length", _tokens(config, recipe))
-    setattr(config, CHANGES_KEY, dict(recipe.changes) or None)
-    torch.manual_seed(recipe.seed)
-    try:
-        model = AUTO_CLASSES[recipe.the_task()].from_config(config)
-    except (ValueError, TypeError) as err:
-        raise ConfigError(
-            f"transformers refuses this configuration: {err}", fix="correct the recipe's model"
-        ) from err
-    if recipe.start == "counts" and data.stream is not None:
-        start_from_text(model, data.stream)
-    return attach(prepare(model), request.variant, **parameters)
-
-
-def _configuration(recipe: Recipe, data: TrainingData) -> Any:
-    fields = {**dict(recipe.model), **data.model_fields}
-    if recipe.arch != "vit":
-        fields.setdefault("max_position_embeddings", recipe.sequence)
-        if fields["max_position_embeddings"] < recipe.sequence:
-            raise ConfigError(
-                f"sequence={recipe.sequence} is longer than the model's "
-                f"{fields['max_position_embeddings']} positions",
-                fix="lower --seq-len, or raise max_position_embeddings in the recipe",
-            )
-    return transformers.AutoConfig.for_model(ARCHITECTURES[recipe.arch][0], **fields)
-
-
-def _tokens(config: Any, recipe: Recipe) -> int:
-    if recipe.arch == "vit":
-        return (int(config.image_size) // int(config.patch_size)) ** 2 + 1
-    return recipe.sequence
 
 
 class _Optimized(Trainer):
@@ -229,8 +114,8 @@ def train(request: TrainingRequest, data: TrainingData, progress: Progress) -> d
     if done is not None:
         progress.say(f"{request.out}: trained already")
         return done
-    last = _resumable(request)
     model = build_model(request, data)
+    last = _resumable(request)
     with _quiet():
         trainer = _trainer(request, data, model)
         start = _step_of(last)

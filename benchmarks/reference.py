@@ -24,7 +24,8 @@ import torch
 
 from attention.attaching import load_pretrained
 from attention.recipe import load_recipe
-from attention.trainer import AUTO_CLASSES, batches, held_out_figures
+from attention.starting import AUTO_CLASSES
+from attention.trainer import batches, held_out_figures
 from attention.training_data import TrainingData, open_data
 from attention.variants import VARIANTS
 from benchmarks.outlier_metrics import outlier_metrics

@@ -87,7 +87,8 @@ def run(options: TrainOptions) -> None:
     tokenizer = _tokenizer(options)
     with progress.step("read data"):
         data = open_data(recipe, options.data, tokenizer)
-    from attention.trainer import TrainingRequest, train
+    from attention.starting import TrainingRequest
+    from attention.trainer import train
 
     if options.threads:
         import torch
