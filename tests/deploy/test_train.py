@@ -100,8 +100,8 @@ def killed_after(step: int, out: Path, *arguments: object) -> None:
 def test_a_killed_training_goes_on_with_the_same_losses_to_the_same_weights(
     tmp_path: Path,
 ) -> None:
-    settings = (*BACKCOPY, "--attention", "gated-linear", "--steps", 60, "--save-steps", 5)
-    settings = (*settings, "--log-steps", 1)
+    amount = ("--steps", 60, "--save-steps", 5, "--log-steps", 1)
+    settings = (*BACKCOPY, "--attention", "gated-linear", *amount)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_here(*settings, "-o", whole).code == 0
     killed_after(10, killed, *settings, "-o", killed)
