@@ -12,6 +12,8 @@ import pytest
 import attention.variants
 from attention.backcopy import sequences
 from deploy.bundle import open_bundle
+from deploy.commands.build import BuildOptions
+from deploy.planning import plan_from_options
 from tests.deploy.running import run_here
 
 TEMPERED = '''"""P = softmax(QKᵀ/(τ_h·√D)) with one learnt temperature τ_h = exp(t_h) per head.
@@ -79,3 +81,22 @@ def test_a_new_variant_goes_all_the_way(tmp_path: Path) -> None:
     ended = run_here("report", results, "-o", tmp_path / "report.html")
     assert ended.code == 0, ended.err
     assert "tempered attention" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_another_length_than_the_trained_one_is_warned_about(tmp_path: Path) -> None:
+    folder = Path(str(attention.__file__)).parent / "reference" / "text-encoder"
+    (tmp_path / "text.txt").write_text("def area(width): return width\n" * 400)
+    for name, length, words in (
+        ("clipped", 64, "at 128 tokens; at 64 it clips another share"),
+        ("clipped", 128, None),
+        ("vanilla", 64, None),
+    ):
+        options = BuildOptions(
+            model=str(folder / name),
+            int8=True,
+            calib_data=str(tmp_path / "text.txt"),
+            seq_len=length,
+            out=str(tmp_path / "bundle"),
+        )
+        warning = plan_from_options(options).length_warning()
+        assert warning is None if words is None else words in str(warning)

@@ -255,3 +255,16 @@ def test_what_a_kill_left_is_no_checkpoint_to_start_from(tmp_path: Path) -> None
     path.unlink()
     shutil.copy(tmp_path / "model" / "config.json", tmp_path / "model" / "pytorch_model.bin")
     run_here(*settings, "-o", tmp_path / "tuned").refused(5, "pickle")
+
+
+def test_a_data_set_that_was_saved_to_disk_is_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    folder = tmp_path / "set"
+    datasets.Dataset.from_dict({"text": prose(200, 5)}).save_to_disk(folder)
+    settings = ("train", "--arch", "bert", "--data", folder, "--seq-len", 16, *SMALL)
+    ended = run_here(*settings, "-o", tmp_path / "model")
+    assert ended.code == 0, ended.err
+    datasets.Dataset.from_dict({"words": prose(9, 5)}).save_to_disk(tmp_path / "other")
+    ended = run_here("train", "--arch", "bert", "--data", tmp_path / "other", "-o", tmp_path / "no")
+    ended.refused(10, "no column 'text' but words")
