@@ -284,10 +284,17 @@ def _store(
         model.to(getattr(torch, request.store_dtype)).save_pretrained(folder)
         if data.processor is not None:
             data.processor.save_pretrained(folder)
+            _compact(folder / "tokenizer.json")
         if data.image_processor is not None:
             text = json.dumps(data.image_processor, indent=1) + "\n"
             (folder / "preprocessor_config.json").write_text(text)
-        (folder / "training.json").write_text(json.dumps(result, indent=1) + "\n")
+        (folder / "training.json").write_text(json.dumps(result) + "\n")
+
+
+def _compact(path: Path) -> None:
+    """Write a JSON file again without its indentation, which for a tokenizer is half of it."""
+    content = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), "utf-8")
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ class Variant(torch.nn.Module):
         """
         del rotary
         given = query.dtype
-        if self.single_precision:
+        if self.single_precision and given.itemsize < torch.float32.itemsize:
             query, key, value = query.float(), key.float(), value.float()
             mask = None if mask is None else mask.float()
         scores = attention_scores(query, key, mask, scaling)

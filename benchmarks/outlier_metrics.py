@@ -49,7 +49,7 @@ def outlier_metrics(
     Args:
         model: With ``labels`` among its inputs, in float32.
         calibration: Batches for the min-max ranges.
-        evaluation: Batches for everything else, of equal size.
+        evaluation: Batches for everything else.
 
     Returns:
         ``loss`` in nats, ``loss_w8a8`` and ``loss_w6a6`` (SIMULATED: symmetric weights and
@@ -78,8 +78,8 @@ def outlier_metrics(
 
 def _loss(model: Any, batches: Sequence[Batch]) -> float:
     with torch.no_grad():
-        losses = [float(model(**batch).loss) for batch in batches]
-    return sum(losses) / len(losses)
+        losses = [float(model(**batch).loss) * len(batch["labels"]) for batch in batches]
+    return sum(losses) / sum(len(batch["labels"]) for batch in batches)
 
 
 def _outliers(model: Any, batches: Sequence[Batch]) -> list[BlockOutliers]:

@@ -232,7 +232,7 @@ def _sequence(options: BuildOptions, source: Source) -> int:
 
 
 def _out(options: BuildOptions, source: Source, data: Sequence[Path | None]) -> Path:
-    out = Path(options.out or default_out(source.name, options.calib))
+    out = Path(options.out or default_out(options.model, options.calib))
     for what, path in (
         ("the working folder", Path.cwd()),
         ("the model", source.path),

@@ -33,7 +33,7 @@ class GatedOutput(Gated):
         ConfigError: If a value is out of range.
     """
 
-    def __init__(self, layer: Layer, *, granularity: str = "head", pi_init: float = 0.5) -> None:
+    def __init__(self, layer: Layer, *, granularity: str = "element", pi_init: float = 0.5) -> None:
         super().__init__(layer, pi_init)
         if granularity not in _GRANULARITIES:
             raise ConfigError(

@@ -174,16 +174,16 @@ def _effective(options: BuildOptions, name: str, origin: str) -> tuple[Any, str]
         embedded = options.model is None
         return (EMBEDDED_TEXT, "embedded default") if embedded else (None, "missing: required")
     if name == "out":
-        model = Path(options.model or "encoder")
-        name = model.stem if model.suffix == ".onnx" else model.resolve().name
-        return default_out(name, options.calib), origin
+        return default_out(options.model, options.calib), origin
     return {"seq_len": "128, or the model's positions if fewer", "golden": "drawn"}.get(
         name
     ), origin
 
 
-def default_out(name: str, calib: str) -> Path:
-    """Return the bundle folder used when none is given."""
+def default_out(model: str | None, calib: str) -> Path:
+    """Return the bundle folder used when none is given; ``model`` is None for the embedded one."""
+    path = Path((model or "encoder").rpartition(":")[2])
+    name = path.stem if path.suffix == ".onnx" else path.resolve().name
     return Path("bundles") / f"{name}-int8-{calib}"
 
 

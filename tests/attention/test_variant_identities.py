@@ -27,7 +27,7 @@ GATED = [
     ("gated-mlp", {}),
     ("gated-all-heads", {}),
     ("gated-output", {}),
-    ("gated-output", {"granularity": "element"}),
+    ("gated-output", {"granularity": "head"}),
 ]
 
 
@@ -114,8 +114,8 @@ def test_gates_start_open_by_pi_init(name: str, parameters: dict[str, Any], open
         ("gated-mlp", {"hidden": 4}, 12 * (4 * (64 + 2) + 1)),
         ("gated-mlp", {"hidden": 16}, 12 * (16 * (64 + 2) + 1)),
         ("gated-all-heads", {}, 12 * (768 + 1)),
-        ("gated-output", {}, 12 * (768 + 1)),
-        ("gated-output", {"granularity": "element"}, 768 * (768 + 1)),
+        ("gated-output", {}, 768 * (768 + 1)),
+        ("gated-output", {"granularity": "head"}, 12 * (768 + 1)),
         ("learned-sink", {}, 12),
         ("differential", {}, 4 * 64 + 2 * 64),
         ("vanilla", {}, 0),

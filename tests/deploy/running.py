@@ -76,7 +76,7 @@ def run_here(*arguments: object, cwd: Path | None = None) -> Ended:
 def start(
     *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start ``deploy`` as a process."""
+    """Start ``deploy`` as a process that Ctrl-C can end, even where the tests run in background."""
     return subprocess.Popen(
         [*DEPLOY, *map(str, arguments)],
         cwd=cwd,
@@ -84,6 +84,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -168,7 +168,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     imported = {name.partition(".")[0] for name in ended.stderr.strip().split("|")}
     heavy = {"numpy", "torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "openvino",
              "tensorrt_rtx", "pydantic", "rich", "yaml", "jinja2", "altair", "safetensors",
-             "huggingface_hub", "psutil", "attention", "calib", "export"}  # fmt: skip
+             "huggingface_hub", "psutil", "attention", "calib"}  # fmt: skip
     assert "deploy" in imported
     assert not imported & heavy
 
