@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from calib.stats import TensorStats
+from calib.stats import Accumulator, TensorStats
 from export.matmuls import weight_initializer
 from export.onnx_file import load_clean, save_model
 from export.other_operators import COUNTED
@@ -50,19 +53,27 @@ def observe(
     Raises:
         CalibrationError: If an activation is NaN or infinite; names it.
     """
-    stats: dict[str, TensorStats] = {}
+    collecting = {name: Accumulator() for name in tensors}
+
+    def add(name: str, values: np.ndarray, mask: np.ndarray | None) -> int:
+        return collecting[name].add(_unpadded(values, mask))
+
     with progress.step("calibrate", total=len(batches)) as advance:
         instrumented = _with_outputs(model_path, tensors, scratch / "observed.onnx")
-        with open_reference(instrumented, tensors) as run:
+        with (
+            open_reference(instrumented, tensors) as run,
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+        ):
             for index, batch in enumerate(batches):
-                for name, values in run(batch).items():
-                    seen = TensorStats.of(_unpadded(values, batch.get("attention_mask")))
-                    _refuse_nonfinite(name, seen, index)
-                    stats[name] = stats[name].merge(seen) if name in stats else seen
+                mask = batch.get("attention_mask")
+                seen = run(batch)
+                counts = threads.map(add, seen, seen.values(), repeat(mask))
+                for name, nonfinite in zip(seen, counts, strict=True):
+                    _refuse_nonfinite(name, nonfinite, index)
                 advance(1)
         _remove(instrumented)
         shapes = _operand_shapes(model_path, batches[0], scratch)
-    return Observation(stats, shapes)
+    return Observation({name: c.stats() for name, c in collecting.items()}, shapes)
 
 
 def _operand_shapes(model_path: Path, batch: Batch, scratch: Path) -> dict[str, tuple[int, ...]]:
@@ -114,10 +125,10 @@ def _unpadded(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return kept
 
 
-def _refuse_nonfinite(name: str, seen: TensorStats, batch: int) -> None:
-    if seen.nonfinite:
+def _refuse_nonfinite(name: str, nonfinite: int, batch: int) -> None:
+    if nonfinite:
         raise CalibrationError(
-            f"activation {name!r} holds {seen.nonfinite} NaN or infinite values in calibration "
+            f"activation {name!r} holds {nonfinite} NaN or infinite values in calibration "
             f"batch {batch}",
             fix="check the model on this data in float first; a range cannot be taken from NaN",
         )

@@ -1,4 +1,4 @@
-"""Bits and symmetry to scales, and values to integers."""
+"""Bits and symmetry to scales and zero points, and weights to integers."""
 
 from __future__ import annotations
 
@@ -6,34 +6,95 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trueint8.errors import CalibrationError
+from trueint8.errors import CalibrationError, ConfigError
 
 LARGEST = 127
-"""Largest INT8 magnitude used; scale = amax / 127."""
+"""Largest INT8 magnitude used for weights; scale = amax / 127."""
+
+FEWEST_BITS, MOST_BITS = 2, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that integers shall cover, low <= 0 <= high, in the tensor's unit."""
+
+    low: float
+    high: float
+
+    @property
+    def amax(self) -> float:
+        """Largest magnitude covered."""
+        return max(-self.low, self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How many bits, and whether the range is centred on zero.
+
+    Symmetric integers are −(2ᵇ⁻¹ − 1) … 2ᵇ⁻¹ − 1 with zero point 0; asymmetric ones
+    0 … 2ᵇ − 1 with the zero point that stands for 0.
+
+    Raises:
+        ConfigError: If ``bits`` is not 2 to 16.
+    """
+
+    bits: int = 8
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if not FEWEST_BITS <= self.bits <= MOST_BITS:
+            raise ConfigError(
+                f"bits={self.bits} is out of range; expected {FEWEST_BITS} to {MOST_BITS}",
+                fix="pass bits=8",
+            )
+
+    @property
+    def levels(self) -> int:
+        """Number of steps in the range that a scale divides."""
+        return (1 << (self.bits - self.symmetric)) - 1
+
+    def covering(self, low: float, high: float) -> Range:
+        """Return the least range of this scheme that holds low, 0 and high."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        return Range(-max(-low, high), max(-low, high)) if self.symmetric else Range(low, high)
+
+
+INT8 = Scheme()
 
 
 @dataclass(frozen=True, slots=True)
 class QuantParams:
-    """Symmetric INT8: x ≈ scale · q with q in [-128, 127] and zero point 0.
+    """x ≈ scale · (q − zero_point).
 
-    ``scale`` is float32, () for per-tensor and (N,) for per-channel.
+    ``scale`` is float32 > 0, () for per-tensor and (N,) for per-channel; ``zero_point``
+    counts from the scheme's smallest integer, and is 0 where the scheme is symmetric.
     """
 
     scale: np.ndarray
+    zero_point: int = 0
 
 
-def activation_params(tensor: str, amax: float) -> QuantParams:
-    """Return the per-tensor scale for ``[-amax, amax]``; an all-zero tensor gets scale 1.
+def params_of_range(tensor: str, covered: Range, scheme: Scheme = INT8) -> QuantParams:
+    """Return the per-tensor scale and zero point for a range; an all-zero tensor gets scale 1.
+
+    Args:
+        tensor: For the message.
+        covered: What an estimator chose.
+        scheme: Bits and symmetry.
 
     Raises:
-        CalibrationError: If ``amax`` is not a finite number >= 0.
+        CalibrationError: If the range is not finite, or does not hold 0.
     """
-    if not (np.isfinite(amax) and amax >= 0):
+    low, high = covered.low, covered.high
+    if not (np.isfinite([low, high]).all() and low <= 0 <= high):
         raise CalibrationError(
-            f"the range of {tensor!r} is {amax}, which is no usable threshold",
+            f"the range of {tensor!r} is {low} to {high}, which is no usable threshold",
             fix="calibrate on more or other data",
         )
-    return QuantParams(scale=_scale(np.float64(amax)))
+    span = covered.amax if scheme.symmetric else high - low
+    scale = _scale(np.float64(span), scheme.levels)
+    zero = 0 if scheme.symmetric else int(np.clip(np.rint(-low / scale), 0, scheme.levels))
+    return QuantParams(scale, zero)
 
 
 def quantize_weight(
@@ -59,14 +120,14 @@ def quantize_weight(
             fix="pass a checkpoint whose weights are finite",
         )
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
-    params = QuantParams(scale=_scale(np.abs(weight).max(axis=others).astype(np.float64)))
+    params = QuantParams(_scale(np.abs(weight).max(axis=others).astype(np.float64), LARGEST))
     shape = [1] * weight.ndim
     shape[axis] = -1
     steps = weight / params.scale.reshape(shape)
     return np.clip(np.rint(steps), -LARGEST, LARGEST).astype(np.int8), params
 
 
-def _scale(amax: np.ndarray | np.float64) -> np.ndarray:
-    scale = np.asarray(amax / LARGEST, dtype=np.float32)
+def _scale(span: np.ndarray | np.float64, levels: int) -> np.ndarray:
+    scale = np.asarray(span / levels, dtype=np.float32)
     floor = np.finfo(np.float32).tiny
     return np.where(scale >= floor, scale, np.float32(1.0)).astype(np.float32)

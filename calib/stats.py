@@ -7,71 +7,289 @@ from typing import Self
 
 import numpy as np
 
-BINS = 1 << 16
-"""One bin per upper half of a float32's bits: sign, exponent, 7 bits of mantissa."""
+from calib.kernels import BINS, MANTISSA_BITS, count_values, widen_channels
 
-RELATIVE_BIN_WIDTH = 2.0**-7
-"""Width of a bin divided by its lower edge, for normal numbers."""
+RELATIVE_BIN_WIDTH = 2.0**-MANTISSA_BITS
+"""Largest width of a bin divided by its lower edge, for normal numbers."""
 
-_SIGN = 1 << 15
-_NONFINITE = 0x7F80
+MOMENTUM = 0.9
+"""Share that the running extremes keep at each batch (Bondarenko et al. 2023, appendix C.4)."""
+
+_SIGN = BINS >> 1
+_NONFINITE = 0xFF << MANTISSA_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Number of values, their mean, and sums of the 2nd to 4th powers of (x − mean)."""
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+    m3: float = 0.0
+    m4: float = 0.0
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets of values together.
+
+        References:
+            Pébay 2008, SAND2008-6212, equations 2.1, 3.1.
+        """
+        if not self.count or not other.count:
+            return self if self.count else other
+        a, b = float(self.count), float(other.count)
+        n = a + b
+        d = other.mean - self.mean
+        m2 = self.m2 + other.m2 + d**2 * a * b / n
+        m3 = self.m3 + other.m3 + d**3 * a * b * (a - b) / n**2
+        m3 += 3 * d * (a * other.m2 - b * self.m2) / n
+        m4 = self.m4 + other.m4 + d**4 * a * b * (a * a - a * b + b * b) / n**3
+        m4 += 6 * d**2 * (a * a * other.m2 + b * b * self.m2) / n**2
+        m4 += 4 * d * (a * other.m3 - b * self.m3) / n
+        return Moments(self.count + other.count, self.mean + d * b / n, m2, m3, m4)
+
+
+def _moments(count: int, pivot: float, sums: np.ndarray) -> Moments:
+    """Return the moments given sums of powers of (x − pivot)."""
+    if not count:
+        return Moments()
+    s1, s2, s3, s4 = (float(s) for s in sums[:4])
+    d = s1 / count
+    m2 = max(s2 - s1 * d, 0.0)
+    m3 = s3 - 3 * d * s2 + 2 * d**2 * s1
+    m4 = max(s4 - 4 * d * s3 + 6 * d**2 * s2 - 3 * d**3 * s1, 0.0)
+    return Moments(count, pivot + d, m2, m3, m4)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorStats:
-    """Histogram and exact extremes of all values of a tensor seen so far.
+    """All one pass learned of a tensor's values.
 
-    ``histogram`` (65536,) uint64 counts values by the upper 16 bits of their
-    float32 representation, so it needs no range beforehand and any quantile
-    has a bounded relative error. ``minimum`` and ``maximum`` are exact.
+    Attributes:
+        bins: (N,) uint32, the bins that hold values, ascending. A bin is the upper 20 bits of a
+            value's float32: sign, exponent and 11 bits of mantissa. No range is needed
+            beforehand, and a normal number is known to one part in 2048.
+        counts: (N,) uint64, values in each.
+        minimum: Smallest finite value, exact; inf if there is none.
+        maximum: Largest finite value, exact; −inf if there is none.
+        exact: Whether every value is the lower edge of its bin, as all of float16 and bfloat16 are.
+        moments: Of the finite values.
+        batches: How many arrays were seen.
+        running_minimum: Exponential moving average of the batches' minima.
+        running_maximum: The same of their maxima.
+        channel_minimum: (C,) float32 along the last axis, or None if that axis varies.
+        channel_maximum: The same.
     """
 
-    histogram: np.ndarray
+    bins: np.ndarray
+    counts: np.ndarray
     minimum: float
     maximum: float
+    exact: bool
+    moments: Moments
+    batches: int
+    running_minimum: float
+    running_maximum: float
+    channel_minimum: np.ndarray | None
+    channel_maximum: np.ndarray | None
 
     @classmethod
     def of(cls, values: np.ndarray) -> Self:
-        """Return the statistics of one array of any shape."""
-        flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        histogram = np.bincount(flat.view(np.uint32) >> 16, minlength=BINS).astype(np.uint64)
-        if not flat.size:
-            return cls(histogram, np.inf, -np.inf)
-        return cls(histogram, float(flat.min()), float(flat.max()))
+        """Return the statistics of one array of any shape, as of one batch."""
+        collecting = Accumulator()
+        collecting.add(values)
+        found = collecting.stats()
+        assert isinstance(found, cls)
+        return found
 
     def merge(self, other: TensorStats) -> TensorStats:
-        """Return the statistics of both sets of values together."""
+        """Return the statistics of both sets of values together.
+
+        All but the running extremes are the same whatever the order and the split; those are
+        what ``self``'s would be after as many further batches, all with ``other``'s running
+        extremes.
+        """
+        bins, place = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
+        counts = np.zeros(len(bins), np.uint64)
+        np.add.at(counts, place, np.concatenate([self.counts, other.counts]))
+        low, high = _joined(self, other, np.minimum, "channel_minimum"), None
+        if low is not None:
+            high = _joined(self, other, np.maximum, "channel_maximum")
         return TensorStats(
-            self.histogram + other.histogram,
-            min(self.minimum, other.minimum),
-            max(self.maximum, other.maximum),
+            bins=bins,
+            counts=counts,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            exact=self.exact and other.exact,
+            moments=self.moments.merge(other.moments),
+            batches=self.batches + other.batches,
+            running_minimum=_running(self, self.running_minimum, other, other.running_minimum),
+            running_maximum=_running(self, self.running_maximum, other, other.running_maximum),
+            channel_minimum=low,
+            channel_maximum=high,
         )
 
     @property
     def count(self) -> int:
         """Number of values seen."""
-        return int(self.histogram.sum())
+        return int(self.counts.sum())
 
     @property
     def nonfinite(self) -> int:
         """Number of NaN and infinite values seen."""
-        absolute = self.absolute_histogram()
-        return int(absolute[_NONFINITE:].sum())
+        return int(self.counts[(self.bins & (_SIGN - 1)) >= _NONFINITE].sum())
 
     @property
     def absmax(self) -> float:
-        """Largest |x|, exact."""
-        return max(abs(self.minimum), abs(self.maximum))
+        """Largest finite |x|, exact."""
+        return max(abs(self.minimum), abs(self.maximum)) if self.moments.count else 0.0
 
-    def absolute_histogram(self) -> np.ndarray:
-        """Return counts of |x| by the upper 15 bits below the sign, (32768,) uint64."""
-        both: np.ndarray = self.histogram[:_SIGN] + self.histogram[_SIGN:]
-        return both
+    def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return lower edges, upper edges and counts of the bins of finite x, ascending.
+
+        Edges are float64, cut to the exact extremes, and equal where the values are ``exact``.
+        """
+        magnitude = self.bins & (_SIGN - 1)
+        finite = magnitude < _NONFINITE
+        negative = (self.bins >= _SIGN)[finite]
+        near, far = self._edges(magnitude[finite])
+        low, high = np.where(negative, -far, near), np.where(negative, -near, far)
+        order = np.argsort(low, kind="stable")
+        cut = (np.clip(edge[order], self.minimum, self.maximum) for edge in (low, high))
+        return (*cut, self.counts[finite][order])  # type: ignore[return-value]
+
+    def magnitudes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return lower edges, upper edges and counts of the bins of finite |x|, ascending.
+
+        Edges are float64, cut to the exact ``absmax``, equal where the values are ``exact``.
+        """
+        bins, place = np.unique(self.bins & (_SIGN - 1), return_inverse=True)
+        counts = np.zeros(len(bins), np.uint64)
+        np.add.at(counts, place, self.counts)
+        finite = bins < _NONFINITE
+        low, high = self._edges(bins[finite])
+        return np.minimum(low, self.absmax), np.minimum(high, self.absmax), counts[finite]
+
+    def _edges(self, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        low = _edge(bins)
+        return low, (low if self.exact else _edge(bins + 1))
 
 
-def bin_edges() -> np.ndarray:
-    """Return the 32769 edges of the bins of |x|, float64; inf from 2**128 on."""
-    finite = np.arange(_NONFINITE, dtype=np.uint32) << np.uint32(16)
-    edges = np.full(_SIGN + 1, np.inf)
-    edges[:_NONFINITE] = finite.view(np.float32)
-    return edges
+class Accumulator:
+    """Collects one tensor batch by batch.
+
+    The histogram spans every float32, 8 MiB of address space; only pages that hold
+    counts take memory, 16 KiB for each sign and power of two that occurs.
+    """
+
+    def __init__(self) -> None:
+        self._histogram = np.zeros(BINS, np.uint64)
+        self._minimum, self._maximum = np.inf, -np.inf
+        self._exact = True
+        self._moments = Moments()
+        self._batches = 0
+        self._running = (np.inf, -np.inf)
+        self._channels: tuple[np.ndarray, np.ndarray] | None = None
+        self._channels_vary = False
+
+    def add(self, values: np.ndarray) -> int:
+        """Take in one batch of any shape, whose last axis are channels.
+
+        Returns:
+            How many of its values are NaN or infinite; these enter the histogram only.
+        """
+        array = np.ascontiguousarray(values, dtype=np.float32)
+        flat = array.reshape(-1)
+        before = self._nonfinite()
+        sums, pivot = self._count(flat, self._histogram)
+        nonfinite = self._nonfinite() - before
+        if nonfinite:
+            flat = flat[np.isfinite(flat)]
+            sums, pivot = self._count(flat, np.zeros(BINS, np.uint64))
+        low, high = float(sums[4]), float(sums[5])
+        self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
+        self._exact &= sums[6] == 0.0
+        self._moments = self._moments.merge(_moments(flat.size, pivot, sums))
+        if flat.size:
+            self._run(low, high)
+        self._widen(array, finite=not nonfinite)
+        return nonfinite
+
+    def stats(self) -> TensorStats:
+        """Return what was learnt so far."""
+        bins = np.flatnonzero(self._histogram)
+        low, high = self._channels if self._channels is not None else (None, None)
+        return TensorStats(
+            bins=bins.astype(np.uint32),
+            counts=self._histogram[bins],
+            minimum=self._minimum,
+            maximum=self._maximum,
+            exact=bool(self._exact),
+            moments=self._moments,
+            batches=self._batches,
+            running_minimum=self._running[0],
+            running_maximum=self._running[1],
+            channel_minimum=None if low is None else low.copy(),
+            channel_maximum=None if high is None else high.copy(),
+        )
+
+    @staticmethod
+    def _count(flat: np.ndarray, histogram: np.ndarray) -> tuple[np.ndarray, float]:
+        sample = flat[:: max(1, flat.size // 1024)]
+        sample = sample[np.isfinite(sample)]
+        pivot = float(np.mean(sample, dtype=np.float64)) if sample.size else 0.0
+        sums: np.ndarray = count_values(flat, histogram, pivot)
+        return sums, pivot
+
+    def _nonfinite(self) -> int:
+        plus, minus = self._histogram[_NONFINITE:_SIGN], self._histogram[_SIGN + _NONFINITE :]
+        return int(plus.sum() + minus.sum())
+
+    def _run(self, low: float, high: float) -> None:
+        if self._batches:
+            low = MOMENTUM * self._running[0] + (1 - MOMENTUM) * low
+            high = MOMENTUM * self._running[1] + (1 - MOMENTUM) * high
+        self._running = (low, high)
+        self._batches += 1
+
+    def _widen(self, array: np.ndarray, *, finite: bool) -> None:
+        if self._channels_vary or array.ndim < 2 or not array.size:
+            return
+        rows = array.reshape(-1, array.shape[-1])
+        if self._channels is None:
+            shape = rows.shape[1]
+            self._channels = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
+        low, high = self._channels
+        if len(low) != rows.shape[1]:
+            self._channels, self._channels_vary = None, True
+        elif finite:
+            widen_channels(rows, low, high)
+        else:
+            known = np.isfinite(rows)
+            np.minimum(low, np.where(known, rows, np.inf).min(axis=0), out=low)
+            np.maximum(high, np.where(known, rows, -np.inf).max(axis=0), out=high)
+
+
+def _running(a: TensorStats, of_a: float, b: TensorStats, of_b: float) -> float:
+    if not a.batches or not b.batches:
+        return of_a if a.batches else of_b
+    kept = MOMENTUM**b.batches
+    return kept * of_a + (1 - kept) * of_b
+
+
+def _joined(a: TensorStats, b: TensorStats, join: np.ufunc, name: str) -> np.ndarray | None:
+    of_a, of_b = getattr(a, name), getattr(b, name)
+    if not a.count or not b.count:
+        chosen: np.ndarray | None = of_a if a.count else of_b
+        return chosen
+    if of_a is None or of_b is None or of_a.shape != of_b.shape:
+        return None
+    joined: np.ndarray = join(of_a, of_b)
+    return joined
+
+
+def _edge(bins: np.ndarray) -> np.ndarray:
+    """Return the lower edges of bins of |x|, float64; of the first non-finite bin, 2**128."""
+    bits = bins.astype(np.uint32) << np.uint32(23 - MANTISSA_BITS)
+    edges: np.ndarray = bits.view(np.float32).astype(np.float64)
+    return np.where(bins >= _NONFINITE, 2.0**128, edges)

@@ -16,7 +16,7 @@ from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput
 from calib.placement import Placement, place_qdq
 from calib.qdq import insert_qdq
-from calib.schemes import QuantParams, activation_params
+from calib.schemes import QuantParams, Range, params_of_range
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.compiling import Steps, build_engines
@@ -244,20 +244,20 @@ def _quantize(
 ) -> None:
     estimate = ESTIMATORS.load(plan.calib)
     options = {"percentile": plan.percentile} if plan.calib == "percentile" else {}
-    amax = {name: float(estimate(seen.stats[name], **options)) for name in placement.tensors}
-    params = {name: activation_params(name, value) for name, value in amax.items()}
+    found = {name: estimate(seen.stats[name], **options) for name in placement.tensors}
+    params = {name: params_of_range(name, covered) for name, covered in found.items()}
     with storage_errors(folder):
-        (folder / layout.RANGES).write_bytes(save(_ranges(seen, amax, params)))
+        (folder / layout.RANGES).write_bytes(save(_ranges(seen, found, params)))
     insert_qdq(graph, placement, params)
     save_model(graph, folder / layout.INT8_GRAPH)
 
 
 def _ranges(
-    seen: Observation, amax: Mapping[str, float], params: Mapping[str, QuantParams]
+    seen: Observation, found: Mapping[str, Range], params: Mapping[str, QuantParams]
 ) -> dict[str, np.ndarray]:
     table = {}
     for name, stats in seen.stats.items():
-        table[f"{name}/amax"] = np.array([amax[name]], np.float32)
+        table[f"{name}/amax"] = np.array([found[name].amax], np.float32)
         table[f"{name}/scale"] = params[name].scale.reshape(1)
         table[f"{name}/min_max"] = np.array([stats.minimum, stats.maximum], np.float32)
         table[f"{name}/count"] = np.array([stats.count], np.int64)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from calib.placement import place_qdq
 from calib.qdq import insert_qdq
-from calib.schemes import activation_params
+from calib.schemes import Range, params_of_range
 from deploy.engines import ENGINES
 from deploy.sessions import BuildRequest, Configuration, Engine
 from export.initializers import add_initializer
@@ -64,5 +64,5 @@ def _quantized_matmul(weight: np.ndarray, amax: float) -> ir.Model:
     graph.outputs.append(output)
     model = ir.Model(graph, ir_version=10)
     placement = place_qdq(find_matmuls(model, modules_named=False), quantize_head=True)
-    insert_qdq(model, placement, {"x": activation_params("x", amax)})
+    insert_qdq(model, placement, {"x": params_of_range("x", Range(-amax, amax))})
     return model

@@ -1,4 +1,4 @@
-"""One file per range estimator; each defines ``estimate(stats, ...) -> amax``."""
+"""One file per range estimator; each defines ``estimate(stats, scheme, ...) -> Range``."""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ class BuildOptions:
 
     model: str | None = argument(metavar="[MODEL]")
     int8: bool = option(False, type=bool, help="Build INT8 engines.")
-    calib: str = option("percentile", help="Range estimator: minmax or percentile.")
+    calib: str = option(
+        "percentile", help="Estimator: minmax, running-minmax, percentile, mse or entropy."
+    )
     percentile: float = option(
         99.99, type=float, help="Percent of |x| that --calib percentile covers, 0 < q <= 100."
     )

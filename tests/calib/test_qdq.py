@@ -10,7 +10,7 @@ import pytest
 
 from calib.placement import ATTENTION_REASON, HEAD_REASON, Placement, place_qdq
 from calib.qdq import insert_qdq
-from calib.schemes import activation_params
+from calib.schemes import Range, params_of_range
 from calib.stats import TensorStats
 from export.initializers import add_initializer
 from export.matmuls import find_matmuls
@@ -50,7 +50,7 @@ def _place(model: ir.Model, *, quantize_head: bool = True) -> Placement:
 def _quantize(model: ir.Model, amax: dict[str, float]) -> ir.Model:
     placement = _place(model)
     assert set(amax) == set(placement.tensors)
-    insert_qdq(model, placement, {k: activation_params(k, v) for k, v in amax.items()})
+    insert_qdq(model, placement, {k: params_of_range(k, Range(-v, v)) for k, v in amax.items()})
     return model
 
 

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from calib.placement import ATTENTION_REASON, Placement, Site
 from calib.qdq import insert_qdq
-from calib.schemes import activation_params
+from calib.schemes import Range, params_of_range
 from deploy.engines import ENGINES
 from deploy.probe import probe_engine
 from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Engine, Precision
@@ -85,7 +85,8 @@ def _quantized_graph() -> ir.Model:
     sites = [Site(m, ATTENTION_REASON if m.name == KEPT else "") for m in matmuls]
     placement = Placement(sites)
     assert tuple(m.name for m in placement.quantized) == QUANTIZED
-    insert_qdq(model, placement, {t: activation_params(t, AMAX) for t in placement.tensors})
+    covered = Range(-AMAX, AMAX)
+    insert_qdq(model, placement, {t: params_of_range(t, covered) for t in placement.tensors})
     return model
 
 

@@ -65,7 +65,7 @@ def test_a_new_variant_goes_all_the_way(tmp_path: Path) -> None:
     assert settings == {"name": "tempered", "start": 0.25}
     held_out = sequences("held-out")[:64]
     arrays = {"input_ids": held_out, "attention_mask": np.ones_like(held_out)}
-    np.savez(tmp_path / "data.npz", **arrays)
+    np.savez(tmp_path / "data.npz", allow_pickle=False, **arrays)
     ended = run_here("export", model, "-o", tmp_path / "onnx")
     assert ended.code == 0 and "tempered attention" in ended.out, ended.err
     ended = run_here(

@@ -10,7 +10,7 @@ import pytest
 
 from calib.placement import place_qdq
 from calib.qdq import insert_qdq
-from calib.schemes import activation_params
+from calib.schemes import Range, params_of_range
 from export.matmuls import find_matmuls
 from export.passes import clean
 from export.passes.name_matmuls import NameMatMuls
@@ -38,7 +38,7 @@ def _quantized() -> ir.Model:
     placement = place_qdq(find_matmuls(model, modules_named=False), quantize_head=True)
     amax = {"x": 1.5, "g": 4.0, "u": 9.0}
     assert set(placement.tensors) == set(amax)
-    insert_qdq(model, placement, {k: activation_params(k, v) for k, v in amax.items()})
+    insert_qdq(model, placement, {k: params_of_range(k, Range(-v, v)) for k, v in amax.items()})
     return model
 
 

@@ -1,0 +1,156 @@
+"""Loops over values and bins that NumPy has no single pass for, compiled by numba.
+
+They release the interpreter's lock, so that threads run them side by side.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+MANTISSA_BITS = 11
+"""Bits of the mantissa that choose a bin."""
+
+BINS = 1 << (9 + MANTISSA_BITS)
+"""One bin per sign, exponent and leading bits of the mantissa of a float32."""
+
+_SHIFT = 23 - MANTISSA_BITS
+_BLOCK = 4096
+_compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+_reordering = numba.njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"}
+)
+
+
+@_reordering
+def count_values(values: np.ndarray, histogram: np.ndarray, pivot: float) -> np.ndarray:
+    """Count values into bins, and return what else one pass gives.
+
+    Args:
+        values: (N,) float32.
+        histogram: (BINS,) uint64, indexed by the upper bits of a float32; added to.
+        pivot: Any finite number near the mean.
+
+    Returns:
+        (7,) float64: sums of the first four powers of (x − pivot), minimum, maximum, and the
+        union of the values' bits below those that choose a bin; the extremes of nothing are
+        (inf, −inf).
+    """
+    bits = values.view(np.uint32)
+    sums = np.zeros(7)
+    finer = np.uint32(0)
+    low, high = np.float32(np.inf), np.float32(-np.inf)
+    for start in range(0, values.size, _BLOCK):
+        stop = min(values.size, start + _BLOCK)
+        for i in range(start, stop):
+            histogram[bits[i] >> np.uint32(_SHIFT)] += np.uint64(1)
+            finer |= bits[i]
+        first = second = third = fourth = 0.0
+        for i in range(start, stop):
+            value = values[i]
+            low, high = min(low, value), max(high, value)
+            d = np.float64(value) - pivot
+            square = d * d
+            first += d
+            second += square
+            third += square * d
+            fourth += square * square
+        sums[0] += first
+        sums[1] += second
+        sums[2] += third
+        sums[3] += fourth
+    sums[4], sums[5], sums[6] = low, high, finer & np.uint32((1 << _SHIFT) - 1)
+    return sums
+
+
+@_reordering
+def widen_channels(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """Widen per-channel extremes, in place.
+
+    Args:
+        rows: (N, C) float32.
+        low: (C,) float32, lowered where a row is lower.
+        high: (C,) float32, raised where a row is higher.
+    """
+    for r in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            low[c] = min(low[c], rows[r, c])
+            high[c] = max(high[c], rows[r, c])
+
+
+@_compiled
+def squared_error(
+    low: np.ndarray, high: np.ndarray, counts: np.ndarray, scale: float, qmin: int, qmax: int
+) -> float:
+    """Return Σ (x − scale·clip(round(x / scale), qmin, qmax))² over a histogram.
+
+    Values are taken to be spread evenly within a bin, over which the error is integrated:
+    its antiderivative is G(x) = n·scale³/12 + (x − n·scale)³/3 with n the integer of x.
+
+    Args:
+        low: (N,) float64, lower edges of the bins.
+        high: (N,) upper edges; equal to ``low`` where all values of a bin are equal.
+        counts: (N,) values per bin.
+        scale: > 0.
+        qmin: Smallest integer.
+        qmax: Largest integer.
+    """
+    total = 0.0
+    cube = scale * scale * scale / 12.0
+    for i in range(low.size):
+        a, b = low[i], high[i]
+        m = min(max(np.rint(a / scale), qmin), qmax)
+        da = a - m * scale
+        if b > a:
+            n = min(max(np.rint(b / scale), qmin), qmax)
+            db = b - n * scale
+            area = (n - m) * cube + (db * db * db - da * da * da) / 3.0
+            total += counts[i] * area / (b - a)
+        else:
+            total += counts[i] * da * da
+    return total
+
+
+@_compiled
+def divergences(counts: np.ndarray, levels: int) -> np.ndarray:
+    """Return KL(P‖Q) for every number of bins kept, the rest being clipped.
+
+    P are the kept bins, with all beyond them added to the last. Q holds, for each of ``levels``
+    groups of bins, the mean of its kept counts wherever P is not empty. Both are normalized.
+    Where Q is 0 and P is not, the divergence is infinite.
+
+    Args:
+        counts: (N,) float64 counts of |x| in bins of equal width.
+        levels: Number of magnitudes the integers hold, at most N.
+
+    Returns:
+        (N + 1 − levels,): the first is for ``levels`` bins kept, the last for all.
+    """
+    mass = np.zeros(counts.size + 1)
+    filled = np.zeros(counts.size + 1)
+    entropy = np.zeros(counts.size + 1)
+    for i in range(counts.size):
+        c = counts[i]
+        mass[i + 1] = mass[i] + c
+        filled[i + 1] = filled[i] + (c > 0.0)
+        entropy[i + 1] = entropy[i] + (c * np.log(c) if c > 0.0 else 0.0)
+    total = mass[counts.size]
+    found = np.full(counts.size + 1 - levels, np.inf)
+    for kept in range(levels, counts.size + 1):
+        inside, last = mass[kept], counts[kept - 1]
+        moved = last + total - inside
+        if inside <= 0.0:
+            continue
+        p_log_p = entropy[kept - 1] + (moved * np.log(moved) if moved > 0.0 else 0.0)
+        p_log_q = 0.0
+        for level in range(levels):
+            start, stop = level * kept // levels, (level + 1) * kept // levels
+            group, slots = mass[stop] - mass[start], filled[stop] - filled[start]
+            weight = group
+            if stop == kept:
+                weight += total - inside
+                slots += last == 0.0 and moved > 0.0
+            if weight > 0.0:
+                p_log_q += weight * np.log(group / slots) if group > 0.0 else -np.inf
+        found[kept - levels] = (p_log_p - p_log_q) / total - np.log(total / inside)
+    return found
