@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -13,8 +14,15 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.stats import Accumulator, TensorStats
+from export.initializers import fresh_name
 from export.matmuls import weight_initializer
-from export.onnx_file import load_clean, save_model
+from export.onnx_file import (
+    EXTERNAL_ABOVE_BYTES,
+    load_clean,
+    model_bytes,
+    save_model,
+    weights_bytes,
+)
 from export.other_operators import COUNTED
 from export.reference import open_reference
 from trueint8.errors import CalibrationError
@@ -58,59 +66,96 @@ def observe(
     def add(name: str, values: np.ndarray, mask: np.ndarray | None) -> int:
         return collecting[name].add(_unpadded(values, mask))
 
-    with progress.step("calibrate", total=len(batches)) as advance:
-        instrumented = _with_outputs(model_path, tensors, scratch / "observed.onnx")
-        with (
-            open_reference(instrumented, tensors) as run,
-            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
-        ):
-            for index, batch in enumerate(batches):
-                mask = batch.get("attention_mask")
-                seen = run(batch)
-                counts = threads.map(add, seen, seen.values(), repeat(mask))
-                for name, nonfinite in zip(seen, counts, strict=True):
-                    _refuse_nonfinite(name, nonfinite, index)
-                advance(1)
-        _remove(instrumented)
-        shapes = _operand_shapes(model_path, batches[0], scratch)
+    with (
+        progress.step("calibrate", total=len(batches)) as advance,
+        _instrumented(model_path, tensors, scratch) as (run, operand_shapes),
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+    ):
+        shapes = operand_shapes(batches[0])
+        for index, batch in enumerate(batches):
+            seen = run(batch)
+            counts = threads.map(add, seen, seen.values(), repeat(batch.get("attention_mask")))
+            for name, nonfinite in zip(seen, counts, strict=True):
+                _refuse_nonfinite(name, nonfinite, index)
+            advance(1)
     return Observation({name: c.stats() for name, c in collecting.items()}, shapes)
 
 
-def _operand_shapes(model_path: Path, batch: Batch, scratch: Path) -> dict[str, tuple[int, ...]]:
-    graph = load_clean(model_path).graph
-    operands = {
+Shapes = Callable[[Batch], dict[str, tuple[int, ...]]]
+
+
+@contextlib.contextmanager
+def _instrumented(
+    path: Path, tensors: Sequence[str], scratch: Path
+) -> Iterator[tuple[Callable[[Batch], dict[str, np.ndarray]], Shapes]]:
+    """Open the graph with activations as its outputs.
+
+    Yields:
+        A function that returns ``tensors`` by name; and one that returns the shape of every
+        operand of a matmul, by name, for the first sequence of a batch.
+    """
+    with contextlib.ExitStack() as stack:
+        stored, shapes, fixed = _with_outputs(path, tensors, scratch / "observed.onnx")
+        if isinstance(stored, Path):
+            stack.callback(_remove, stored)
+        run = stack.enter_context(open_reference(stored))
+        del stored
+
+        def operand_shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+            one = batch if fixed else {k: v[:1] for k, v in batch.items()}
+            found = run(one, list(shapes.values()))
+            return {name: tuple(found[output].tolist()) for name, output in shapes.items()}
+
+        yield lambda batch: run(batch, tensors), operand_shapes
+
+
+def _with_outputs(
+    path: Path, tensors: Sequence[str], out: Path
+) -> tuple[Path | bytes, dict[str, str], bool]:
+    """Add activations and shapes of operands to the outputs.
+
+    Returns:
+        The graph, as bytes, or as the file ``out`` where it is too large for that; outputs that
+        hold a shape, by operand; and whether the batch axis is fixed.
+    """
+    model = load_clean(path)
+    graph = model.graph
+    values = {str(v.name): v for node in graph for v in node.outputs}
+    values |= {str(v.name): v for v in graph.inputs}
+    fixed = any(isinstance(v.shape[0], int) for v in graph.inputs if v.shape)
+    graph.outputs.clear()
+    for name in tensors:
+        values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
+        graph.outputs.append(values[name])
+    shapes = {}
+    for name in _operands(graph):
+        node = ir.node("Shape", [values[name]])
+        shape = node.outputs[0]
+        shape.name = shapes[name] = fresh_name(graph, f"{name}_shape")
+        shape.type = ir.TensorType(ir.DataType.INT64)
+        graph.append(node)
+        graph.outputs.append(shape)
+    if weights_bytes(model) <= EXTERNAL_ABOVE_BYTES:
+        return model_bytes(model), shapes, fixed
+    save_model(model, out)
+    return out, shapes, fixed
+
+
+def _operands(graph: ir.Graph) -> list[str]:
+    """Return the activations that matmuls and other counted operators take and give."""
+    found = {
         str(v.name)
         for node in graph
         if node.op_type in ("MatMul", *COUNTED)
         for v in (*node.inputs, *(node.outputs if node.op_type in COUNTED else ()))
         if v is not None and weight_initializer(v) is None
     }
-    fixed = any(isinstance(v.shape[0], int) for v in graph.inputs if v.shape)
-    one = batch if fixed else {k: v[:1] for k, v in batch.items()}
-    names = sorted(operands)
-    instrumented = _with_outputs(model_path, names, scratch / "shapes.onnx")
-    with open_reference(instrumented, names) as run:
-        shapes = {k: v.shape for k, v in run(one).items()}
-    _remove(instrumented)
-    return shapes
-
-
-def _with_outputs(model_path: Path, tensors: Sequence[str], out: Path) -> Path:
-    model = load_clean(model_path)
-    values = {str(v.name): v for node in model.graph for v in node.outputs}
-    values |= {str(v.name): v for v in model.graph.inputs}
-    model.graph.outputs.clear()
-    for name in tensors:
-        value = values[name]
-        value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
-        model.graph.outputs.append(value)
-    save_model(model, out)
-    return out
+    return sorted(found)
 
 
 def _remove(path: Path) -> None:
     path.unlink()
-    path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+    path.with_name(f"{path.name}.data").unlink()
 
 
 def _unpadded(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

@@ -84,12 +84,17 @@ def external_files(path: Path) -> list[Path]:
 
 def save_model(model: ir.Model, path: Path) -> None:
     """Write a graph; weights beyond :data:`EXTERNAL_ABOVE_BYTES` go to ``<path>.data``."""
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     with storage_errors(path):
-        if weights > EXTERNAL_ABOVE_BYTES:
+        if weights_bytes(model) > EXTERNAL_ABOVE_BYTES:
             ir.save(model, str(path), external_data=f"{path.name}.data")
         else:
             path.write_bytes(model_bytes(model))
+
+
+def weights_bytes(model: ir.Model) -> int:
+    """Return the size of all initializers of the main graph."""
+    values = model.graph.initializers.values()
+    return sum(v.const_value.nbytes for v in values if v.const_value)
 
 
 def model_bytes(model: ir.Model) -> bytes:

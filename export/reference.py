@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from trueint8.errors import ExportError, MissingDependency, RunError
 
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+class Run(Protocol):
+    """Inference of an open graph."""
+
+    def __call__(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return outputs by name, all unless told which.
+
+        Raises:
+            RunError: If inference fails.
+        """
 
 
 @contextlib.contextmanager
-def open_reference(
-    model: Path | bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
-) -> Iterator[Run]:
+def open_reference(model: Path | bytes, *, threads: int = 0) -> Iterator[Run]:
     """Open a graph for FP32 inference and yield ``run(inputs) -> outputs``.
 
     Args:
         model: An ``.onnx`` file, or its bytes.
-        outputs: Which graph outputs to fetch; all unless given.
         threads: Intra-op threads; 0 lets the runtime choose.
 
     Raises:
         MissingDependency: If ONNX Runtime is not installed.
         ExportError: If the runtime refuses the graph.
-        RunError: From ``run``, if inference fails.
     """
     try:
         import onnxruntime as ort
@@ -50,10 +58,13 @@ def open_reference(
             f"ONNX Runtime cannot load the graph: {str(err).splitlines()[0]}",
             fix="check the model with onnx.checker.check_model(path, full_check=True)",
         ) from err
-    names = list(outputs) if outputs is not None else [o.name for o in session.get_outputs()]
+    every = [o.name for o in session.get_outputs()]
     wanted = {i.name for i in session.get_inputs()}
 
-    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(
+        inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        names = every if outputs is None else list(outputs)
         try:
             values = session.run(names, {k: v for k, v in inputs.items() if k in wanted})
         except Exception as err:  # as above

@@ -20,7 +20,8 @@ _MOST_TRIED = 2000
 _WORK = 200_000
 """Scales at least tried first, times bins: few bins leave time for a fine search."""
 
-_GROUP = 16
+_MANY_BINS = 1000
+_COARSE_MANTISSA_BITS = 7
 _REFINED = 3
 _POINTS = 9
 _PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
@@ -49,19 +50,21 @@ def estimate(stats: TensorStats, scheme: Scheme = INT8) -> Range:
         return Range(0.0, 0.0)
     levels = scheme.levels
     if scheme.symmetric:
-        search = _Search.over(*stats.magnitudes(), levels=2 * levels)
-        best = search.best([levels])
-        return Range(-best.scale * levels, best.scale * levels)
-    search = _Search.over(*stats.values(), levels=levels)
-    best = search.best(_zero_points(stats, scheme))
+        whole = _Search.over(*stats.magnitudes(), levels=2 * levels)
+        scale = whole.polished(whole.coarse().best([levels])).scale
+        return Range(-scale * levels, scale * levels)
+    whole = _Search.over(*stats.values(), levels=levels)
+    coarse = whole.coarse()
+    best = coarse.best(_zero_points(stats, scheme))
     step = 1 << max(scheme.bits - 4, 0)
     while levels > _FEW_LEVELS and step:
         near = [z for z in (best.zero - step, best.zero + step) if 0 <= z <= levels]
-        closer = min((search.refined(z, best.scale) for z in near), key=lambda c: c.error)
+        closer = min((coarse.refined(z, best.scale) for z in near), key=_error)
         if closer.error < best.error:
             best = closer
         else:
             step //= 2
+    best = whole.polished(best)
     return Range(-best.zero * best.scale, (levels - best.zero) * best.scale)
 
 
@@ -70,6 +73,10 @@ class _Choice:
     zero: int
     scale: float
     error: float
+
+
+def _error(choice: _Choice) -> float:
+    return choice.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +94,14 @@ class _Search:
 
     def best(self, zeros: Iterable[int]) -> _Choice:
         """Return the best scale and zero point among ``zeros``."""
-        coarse = self._coarse()
-        tried = [c for z in zeros for c in coarse._all(z, self._scales(z, len(coarse.low)))]
-        found = sorted(tried, key=lambda c: c.error)[:_REFINED]
-        return min((self.refined(c.zero, c.scale) for c in found), key=lambda c: c.error)
+        tried = [c for z in zeros for c in self._all(z, self._scales(z))]
+        found = sorted(tried, key=_error)[:_REFINED]
+        return min((self.refined(c.zero, c.scale) for c in found), key=_error)
+
+    def polished(self, choice: _Choice) -> _Choice:
+        """Return the best scale in the closest neighbourhood of a choice made on fewer bins."""
+        near = choice.scale * np.geomspace(1 / _RATIO, _RATIO, 2 * _POINTS) ** 0.25
+        return self._least(choice.zero, np.append(near, choice.scale))
 
     def refined(self, zero: int, near: float) -> _Choice:
         """Return the best scale within the ratio of two neighbouring first guesses."""
@@ -109,7 +120,7 @@ class _Search:
         return [_Choice(zero, float(s), squared_error(*bins, float(s), *ends)) for s in scales]
 
     def _least(self, zero: int, scales: np.ndarray) -> _Choice:
-        return min(self._all(zero, scales), key=lambda c: c.error)
+        return min(self._all(zero, scales), key=_error)
 
     def _largest(self, zero: int) -> float:
         """Return the least scale that clips nothing; of a side that has no integers, nothing."""
@@ -117,7 +128,7 @@ class _Search:
         above = self.high[-1] / (self.levels - zero) if zero < self.levels else 0.0
         return float(max(below, above, np.finfo(np.float64).tiny))
 
-    def _scales(self, zero: int, bins: int) -> np.ndarray:
+    def _scales(self, zero: int) -> np.ndarray:
         largest = self._largest(zero)
         magnitude = np.maximum(np.abs(self.low), np.abs(self.high))
         order = np.argsort(magnitude)
@@ -126,15 +137,17 @@ class _Search:
         median = magnitude[some][int(np.searchsorted(cumulative, cumulative[-1] / 2))]
         least = min(median / 2 / max(zero, self.levels - zero), largest)
         octaves = np.log(largest / least) / np.log(_RATIO)
-        count = int(min(max(octaves, _WORK / bins), _MOST_TRIED)) + 1
+        count = int(min(max(octaves, _WORK / len(self.low)), _MOST_TRIED)) + 1
         return np.geomspace(largest, least, count)
 
-    def _coarse(self) -> _Search:
+    def coarse(self) -> _Search:
         """Return bins joined into wider ones, where there are many."""
-        if len(self.low) < _GROUP * _GROUP * _POINTS:
+        if len(self.low) < _MANY_BINS:
             return self
-        starts = np.arange(0, len(self.low), _GROUP)
-        ends = np.append(starts[1:], len(self.low)) - 1
+        middle = ((self.low + self.high) / 2).astype(np.float32)
+        group = middle.view(np.uint32) >> np.uint32(23 - _COARSE_MANTISSA_BITS)
+        starts = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+        ends = np.append(starts[1:], len(group)) - 1
         weights = np.add.reduceat(self.weights, starts)
         return _Search(self.low[starts], self.high[ends], weights, self.levels)
 
