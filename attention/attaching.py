@@ -321,21 +321,25 @@ def additive_mask(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     **kwargs: Any,
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """Return 0 where attention is allowed and the dtype's minimum elsewhere.
 
     The index pattern is evaluated by broadcasting and the padding mask joined
     by a plain product, so that the exported graph holds neither a gather by
-    index nor a mask larger than needed: (B, 1, 1, T) without causality.
+    index nor a mask larger than needed: (B, 1, 1, T) without causality, and
+    none at all without padding either.
     """
     del batch_size, kwargs
     zero = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=device)
     rows = (torch.arange(q_length, device=device) + q_offset)[None, None, :, None]
     columns = (torch.arange(kv_length, device=device) + kv_offset)[None, None, None, :]
     allowed = mask_function(zero, zero, rows, columns)
+    every_key = allowed.shape[-1] == 1
+    if attention_mask is None and every_key:
+        return None
     if attention_mask is not None:
-        seen = attention_mask[:, None, None, kv_offset : kv_offset + kv_length]
-        allowed = allowed & seen.to(torch.bool)
+        seen = attention_mask[:, None, None, kv_offset : kv_offset + kv_length].to(torch.bool)
+        allowed = seen if every_key else allowed & seen
     blocked = torch.tensor(torch.finfo(dtype).min, dtype=dtype, device=device)
     return torch.where(allowed, torch.zeros((), dtype=dtype, device=device), blocked)
 

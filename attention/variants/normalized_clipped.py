@@ -59,6 +59,8 @@ class NormalizedClipped(Variant):
         if mask is None:
             return scores.shape[-1]
         allowed = (mask > _BLOCKED).to(scores.dtype).sum(dim=-1, keepdim=True)
+        if mask.shape[-1] == 1:
+            allowed = allowed * scores.shape[-1]
         return torch.clamp(allowed, min=1.0)
 
 

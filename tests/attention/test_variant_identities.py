@@ -167,6 +167,14 @@ def test_normalized_clipped_does_not_depend_on_padding() -> None:
     torch.testing.assert_close(output(variant)[1:, :, :seen], alone, rtol=1e-10, atol=1e-10)
 
 
+def test_normalized_clipped_counts_all_keys_where_the_mask_does_not_tell_them_apart() -> None:
+    variant = made("normalized-clipped", alpha=0.5)
+    scores = torch.randn(2, 3, T, T, dtype=torch.float64)
+    expected = variant.probabilities(scores, None)
+    for shape in ((1, 1, 1, 1), (1, 1, T, 1), (2, 1, 1, T), (1, 1, T, T)):
+        torch.testing.assert_close(variant.probabilities(scores, torch.zeros(shape)), expected)
+
+
 def test_normalized_clipped_counts_the_keys_of_each_causal_row() -> None:
     variant = made("normalized-clipped", alpha=2.0)
     scores = torch.zeros(1, 1, T, T, dtype=torch.float64)
