@@ -1,10 +1,11 @@
-"""Two changes of architecture from the papers that are not attention variants.
+"""Three changes of architecture from the papers that are not attention variants.
 
 ``config.architecture_changes`` remembers them, so that a checkpoint is rebuilt as it
 was trained:
 
 * ``patch_norm: true``: LayerNorm on the patch embeddings of a vision transformer.
 * ``attention_free_layers: [0, ...]``: blocks that are a feed-forward network only.
+* ``norm_bias: false``: LayerNorm with a gain alone.
 
 References:
     Patch norm: Bondarenko et al. 2023, arXiv:2306.12929, appendix B.4. Attention in the
@@ -20,7 +21,7 @@ import torch
 from trueint8.errors import ConfigError
 
 CHANGES_KEY = "architecture_changes"
-_KNOWN = ("attention_free_layers", "patch_norm")
+_KNOWN = ("attention_free_layers", "norm_bias", "patch_norm")
 _OWN_PROJECTIONS = ("o_proj", "out_proj", "c_proj")
 
 
@@ -51,6 +52,8 @@ def change_architecture(model: Any, attention_modules: list[tuple[str, Any]]) ->
         )
     if changes.get("patch_norm"):
         _normalize_patches(model)
+    if not changes.get("norm_bias", True):
+        _drop_norm_biases(model)
     for index in changes.get("attention_free_layers", ()):
         _remove_attention(model, attention_modules, index)
 
@@ -69,6 +72,16 @@ def _remove_attention(model: Any, attention_modules: list[tuple[str, Any]], inde
         )
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, NoAttention())
+
+
+def _drop_norm_biases(model: Any) -> None:
+    found = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
+    if not found:
+        raise ConfigError(
+            f"{type(model).__name__} has no LayerNorm", fix="leave norm_bias out of the changes"
+        )
+    for module in found:
+        module.register_parameter("bias", None)
 
 
 def _normalize_patches(model: Any) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-VOCABULARY = 32
+VOCABULARY = 64
 LENGTH = 48
 TRIGGERS = (1, 2, 3)
 
@@ -28,7 +28,7 @@ _SEEDS = {"train": 1, "held-out": 2}
 
 
 def transitions() -> np.ndarray:
-    """Return the chain, (32, 32); rows sum to 1."""
+    """Return the chain, (64, 64); rows sum to 1."""
     logits = _LOGIT_STD * np.random.default_rng(_CHAIN_SEED).normal(size=(VOCABULARY, VOCABULARY))
     chain = np.exp(logits)
     triggers = list(TRIGGERS)

@@ -37,7 +37,8 @@ class Recipe:
         arch: One of ``ARCHITECTURES``.
         task: One of ``TASKS``; None means the architecture's own.
         model: Fields of the transformers configuration, such as ``hidden_size``.
-        changes: ``attention.architecture``: ``patch_norm``, ``attention_free_layers``.
+        changes: ``attention.architecture``: ``patch_norm``, ``attention_free_layers``,
+            ``norm_bias``.
         data: Where the training data comes from unless the user says otherwise.
         sequence: T, tokens per sequence; images have their own.
         vocab_size: Of the tokenizer that is trained on the text if there is none.
@@ -48,6 +49,7 @@ class Recipe:
         schedule: How it falls after the warm-up.
         warmup_steps: Over which it rises linearly, >= 0.
         weight_decay: AdamW's, >= 0.
+        embedding_decay: That of token and position embeddings, if it is another.
         decay_on: Which parameters it acts on: ``matrices`` leaves out biases and norms.
         betas: AdamW's.
         clip: Largest gradient norm, > 0.
@@ -74,6 +76,7 @@ class Recipe:
     schedule: str = "linear"
     warmup_steps: int = 0
     weight_decay: float = 0.01
+    embedding_decay: float | None = None
     decay_on: str = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
@@ -131,6 +134,7 @@ def _ranges(r: Recipe) -> list[tuple[str, bool]]:
         ("learning_rate", r.learning_rate > 0),
         ("warmup_steps", r.warmup_steps >= 0),
         ("weight_decay", r.weight_decay >= 0),
+        ("embedding_decay", r.embedding_decay is None or r.embedding_decay >= 0),
         ("clip", r.clip > 0),
         ("mask_probability", 0 < r.mask_probability < 1),
     ]

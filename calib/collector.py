@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from trueint8.progress import Progress
 
 Batch = Mapping[str, np.ndarray]
 
+KEEP_EVERY_S = 20.0
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -39,6 +42,9 @@ class Observation:
     shapes: dict[str, tuple[int, ...]]
 
 
+Keep = Callable[[Mapping[str, TensorStats], int], None]
+
+
 def observe(
     model_path: Path,
     tensors: Sequence[str],
@@ -46,6 +52,9 @@ def observe(
     *,
     scratch: Path,
     progress: Progress,
+    start: Mapping[str, TensorStats] | None = None,
+    done: int = 0,
+    keep: Keep | None = None,
 ) -> Observation:
     """Run all batches once; only one batch's activations are in memory at a time.
 
@@ -57,28 +66,42 @@ def observe(
         batches: Arrays named as the graph's inputs.
         scratch: A folder for the instrumented graph, which is removed again.
         progress: Shows one unit per batch.
+        start: Statistics of the first ``done`` batches, which are left out.
+        done: How many batches ``start`` holds.
+        keep: Called now and then with the statistics so far and the number of batches in them.
 
     Raises:
         CalibrationError: If an activation is NaN or infinite; names it.
     """
-    collecting = {name: Accumulator() for name in tensors}
+    collecting = {name: Accumulator((start or {}).get(name)) for name in tensors}
+    kept = time.monotonic()
 
     def add(name: str, values: np.ndarray, mask: np.ndarray | None) -> int:
         return collecting[name].add(_unpadded(values, mask))
 
     with (
         progress.step("calibrate", total=len(batches)) as advance,
-        _instrumented(model_path, tensors, scratch) as (run, operand_shapes),
+        _instrumented(model_path, tensors, scratch) as (run, shapes_of),
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
     ):
-        shapes = operand_shapes(batches[0])
-        for index, batch in enumerate(batches):
+        shapes = shapes_of(batches[0])
+        advance(done)
+        for index, batch in enumerate(batches[done:], done):
             seen = run(batch)
             counts = threads.map(add, seen, seen.values(), repeat(batch.get("attention_mask")))
             for name, nonfinite in zip(seen, counts, strict=True):
                 _refuse_nonfinite(name, nonfinite, index)
             advance(1)
+            if keep is not None and time.monotonic() - kept > KEEP_EVERY_S:
+                keep({name: c.stats() for name, c in collecting.items()}, index + 1)
+                kept = time.monotonic()
     return Observation({name: c.stats() for name, c in collecting.items()}, shapes)
+
+
+def operand_shapes(model_path: Path, batch: Batch, *, scratch: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every operand of a matmul, by name, for the first sequence of a batch."""
+    with _instrumented(model_path, [], scratch) as (_, shapes):
+        return shapes(batch)
 
 
 Shapes = Callable[[Batch], dict[str, tuple[int, ...]]]
@@ -101,12 +124,12 @@ def _instrumented(
         run = stack.enter_context(open_reference(stored))
         del stored
 
-        def operand_shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+        def shapes_of(batch: Batch) -> dict[str, tuple[int, ...]]:
             one = batch if fixed else {k: v[:1] for k, v in batch.items()}
             found = run(one, list(shapes.values()))
             return {name: tuple(found[output].tolist()) for name, output in shapes.items()}
 
-        yield lambda batch: run(batch, tensors), operand_shapes
+        yield lambda batch: run(batch, tensors), shapes_of
 
 
 def _with_outputs(

@@ -182,7 +182,8 @@ class Accumulator:
     counts take memory, 16 KiB for each sign and power of two that occurs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: TensorStats | None = None) -> None:
+        """Begin with nothing, or where ``start`` ended."""
         self._histogram = np.zeros(BINS, np.uint64)
         self._minimum, self._maximum = np.inf, -np.inf
         self._exact = True
@@ -191,6 +192,8 @@ class Accumulator:
         self._running = (np.inf, -np.inf)
         self._channels: tuple[np.ndarray, np.ndarray] | None = None
         self._channels_vary = False
+        if start is not None and start.count:
+            self._take_up(start)
 
     def add(self, values: np.ndarray) -> int:
         """Take in one batch of any shape, whose last axis are channels.
@@ -232,6 +235,18 @@ class Accumulator:
             channel_minimum=None if low is None else low.copy(),
             channel_maximum=None if high is None else high.copy(),
         )
+
+    def _take_up(self, start: TensorStats) -> None:
+        self._histogram[start.bins] = start.counts
+        self._minimum, self._maximum = start.minimum, start.maximum
+        self._exact = start.exact
+        self._moments = start.moments
+        self._batches = start.batches
+        self._running = (start.running_minimum, start.running_maximum)
+        low, high = start.channel_minimum, start.channel_maximum
+        self._channels_vary = low is None or high is None
+        if low is not None and high is not None:
+            self._channels = (low.copy(), high.copy())
 
     @staticmethod
     def _count(flat: np.ndarray, histogram: np.ndarray) -> tuple[np.ndarray, float]:

@@ -8,40 +8,35 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from safetensors.numpy import save
 
-from calib.collector import Observation, observe
+from calib.collector import observe, operand_shapes
 from calib.data import Samples, check_tokens
-from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput
 from calib.placement import Placement, place_qdq
 from calib.qdq import insert_qdq
-from calib.schemes import QuantParams, Range, params_of_range
+from calib.ranges import Ranges, entry_from, ranges_bytes, read_ranges
+from calib.schemes import params_of_range
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.compiling import Steps, build_engines
-from deploy.exporting import copy_tokenizer, load_torch_model
+from deploy.exporting import copy_tokenizer
+from deploy.float_graph import write_float_graph
 from deploy.golden import draw_inputs, write_golden
-from deploy.hardware import hardware, package_versions, peak_mebibytes
+from deploy.hardware import hardware, package_versions
 from deploy.manifest import (
     CalibrationEntry,
     InputEntry,
     Manifest,
     MatMulEntry,
     ModelEntry,
-    ParityEntry,
 )
 from deploy.planning import BuildPlan
 from export.matmuls import find_matmuls, macs_from_shapes, vocabulary_size
-from export.onnx_file import load_as_written, load_clean, load_onnx_file, save_model
+from export.onnx_file import graph_sha256, load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
-from export.parity import Parity, compare_outputs
-from export.reference import open_reference
 from trueint8.artifacts import staged_folder, storage_errors
-from trueint8.errors import BuildError, ConfigError, ExportError
+from trueint8.errors import BuildError, ConfigError
 from trueint8.progress import Progress
-
-_INPUT_TYPES = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 
 
 def build_bundle(plan: BuildPlan, progress: Progress) -> tuple[Bundle, bool]:
@@ -80,11 +75,11 @@ def _existing(plan: BuildPlan) -> Bundle | None:
 
 def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     steps = Steps()
-    warnings = [w for w in (plan.length_warning(),) if w is not None]
+    with steps.timed("export"):
+        inputs, samples, parity = write_float_graph(folder, plan, progress)
+    warnings = [] if plan.ranges else plan.warnings(samples)
     for warning in warnings:
         progress.say(f"warning: {warning}")
-    with steps.timed("export"):
-        inputs, samples, parity = _export(folder, plan, progress)
     graph = load_clean(folder / layout.FLOAT_GRAPH)
     matmuls = find_matmuls(graph, modules_named=plan.source.kind == "checkpoint")
     placement = place_qdq(matmuls, quantize_head=plan.quantize_head)
@@ -94,19 +89,13 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
             fix="check that the graph holds MatMul or Gemm nodes with constant weights",
         )
     with steps.timed("calibrate"):
-        seen = observe(
-            folder / layout.FLOAT_GRAPH,
-            placement.tensors,
-            samples.batches,
-            scratch=folder,
-            progress=progress,
-        )
+        ranges, shapes = _calibrated(folder, plan, placement, samples, progress)
     with steps.timed("golden"):
         golden = _golden(folder, plan, graph, inputs, samples, progress)
-    entries = _matmul_entries(graph, placement, seen)
+    entries = _matmul_entries(graph, placement, shapes)
     uncounted = uncounted_operators(graph)
     with steps.timed("quantize"), progress.step("quantize weights"):
-        _quantize(folder, graph, placement, seen, plan)
+        _quantize(folder, graph, placement, ranges)
     engines = build_engines(folder, plan, inputs, placement, samples, steps, progress)
     if plan.source.tokenizer is not None:
         (folder / layout.TOKENIZER).mkdir()
@@ -117,7 +106,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         model=_model_entry(plan),
         inputs=[InputEntry(name=i.name, dtype=i.dtype.name, shape=list(i.shape)) for i in inputs],
         parity=parity,
-        calibration=_calibration_entry(plan, samples),
+        calibration=_calibration_entry(plan, samples, ranges),
         matmuls=entries,
         uncounted=uncounted,
         warnings=warnings,
@@ -133,9 +122,11 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         return seal(folder, manifest)
 
 
-def _matmul_entries(graph: ir.Model, placement: Placement, seen: Observation) -> list[MatMulEntry]:
+def _matmul_entries(
+    graph: ir.Model, placement: Placement, shapes: Mapping[str, tuple[int, ...]]
+) -> list[MatMulEntry]:
     """Return every matmul with its decision, and every Conv and Gemm, which are not quantized."""
-    macs = macs_from_shapes(graph, seen.shapes)
+    macs = macs_from_shapes(graph, shapes)
     matmuls = [
         MatMulEntry(
             name=s.matmul.name,
@@ -150,7 +141,7 @@ def _matmul_entries(graph: ir.Model, placement: Placement, seen: Observation) ->
         MatMulEntry(
             name=str(node.name),
             weighted=True,
-            macs=operator_macs(node, seen.shapes),
+            macs=operator_macs(node, shapes),
             returns="",
             reason=f"{node.op_type} is not quantized by this version",
         )
@@ -159,109 +150,27 @@ def _matmul_entries(graph: ir.Model, placement: Placement, seen: Observation) ->
     return matmuls + others
 
 
-def _export(
-    folder: Path, plan: BuildPlan, progress: Progress
-) -> tuple[list[GraphInput], Samples, ParityEntry]:
-    out = folder / layout.FLOAT_GRAPH
-    if plan.source.kind == "onnx":
-        with progress.step("read ONNX"):
-            save_model(load_onnx_file(plan.source.path), out)
-        graph = load_clean(out)
-        inputs = graph_inputs(graph)
-        samples = plan.load_calibration(inputs)
-        check_tokens(samples, vocabulary_size(graph, "input_ids"))
-        with progress.step("compare with the original"):
-            parity = _onnx_parity(plan.source.path, out, samples.batches[0])
-        _say_parity(progress, parity, "the original graph")
-        return inputs, samples, _parity_entry(parity)
-    from export.torch_export import export_module
-
-    with progress.step("load model"):
-        model, inputs = load_torch_model(
-            plan.source, plan.calib_data, allow_pickle=plan.allow_pickle
-        )
-    samples = plan.load_calibration(inputs)
-    check_tokens(samples, (plan.source.config or {}).get("vocab_size"))
-    with progress.step("export to ONNX"):
-        parity = export_module(model, samples.batches[:1], out)
-    progress.say(f"peak memory so far {peak_mebibytes():,.0f} MiB")
-    _say_parity(progress, parity, "torch")
-    return inputs, samples, _parity_entry(parity)
+def _calibrated(
+    folder: Path, plan: BuildPlan, placement: Placement, samples: Samples, progress: Progress
+) -> tuple[Ranges, dict[str, tuple[int, ...]]]:
+    """Return ranges of the placed tensors, from the plan's file or by a pass over the data."""
+    graph = folder / layout.FLOAT_GRAPH
+    if plan.ranges is not None:
+        given = read_ranges(plan.ranges)
+        shapes = operand_shapes(graph, samples.batches[0], scratch=folder)
+        return given.restricted(placement.tensors, plan.estimator, graph_sha256(graph)), shapes
+    seen = observe(graph, placement.tensors, samples.batches, scratch=folder, progress=progress)
+    entry = entry_from(samples, plan.amount, len(samples.batches))
+    return Ranges(graph_sha256(graph), plan.estimator, [entry], seen.stats), seen.shapes
 
 
-def _onnx_parity(original: Path, clean: Path, batch: Mapping[str, np.ndarray]) -> Parity:
-    copy = clean.with_name("original.onnx")
-    save_model(load_as_written(original), copy)
-    with open_reference(copy) as run:
-        expected = run(batch)
-    copy.unlink()
-    copy.with_name(f"{copy.name}.data").unlink(missing_ok=True)
-    with open_reference(clean) as run:
-        actual = run(batch)
-    return compare_outputs(
-        [(expected[name], actual[name]) for name in expected],
-        [list(a.shape) for a in batch.values()][:1],
-        "the original graph",
-    )
-
-
-def _say_parity(progress: Progress, parity: Parity, original: str) -> None:
-    progress.say(
-        f"parity with {original}: largest difference {parity.relative_error:.1e} of the largest "
-        f"output (tolerance {parity.tolerance:.0e})"
-    )
-
-
-def _parity_entry(parity: Parity) -> ParityEntry:
-    return ParityEntry(
-        relative_error=parity.relative_error, tolerance=parity.tolerance, shapes=parity.shapes
-    )
-
-
-def graph_inputs(graph: ir.Model) -> list[GraphInput]:
-    """Return the inputs of a graph with its fixed and dynamic axes."""
-    found = []
-    if not graph.graph.inputs:
-        raise ExportError("the graph has no inputs", fix="export the model with its inputs")
-    for value in graph.graph.inputs:
-        if value.shape is None or value.dtype is None or not len(value.shape):
-            raise ExportError(
-                f"the graph's input {value.name!r} is a scalar, or has no shape or type",
-                fix="export the model with a batch axis on every input",
-            )
-        if value.dtype not in _INPUT_TYPES:
-            raise ExportError(
-                f"the graph's input {value.name!r} is {value.dtype}",
-                fix="export the model with inputs in float32, int64, int32 or bool",
-            )
-        shape = tuple(d if isinstance(d, int) else None for d in value.shape)
-        found.append(GraphInput(str(value.name), np.dtype(value.dtype.numpy()), shape))
-    return found
-
-
-def _quantize(
-    folder: Path, graph: ir.Model, placement: Placement, seen: Observation, plan: BuildPlan
-) -> None:
-    estimate = ESTIMATORS.load(plan.calib)
-    options = {"percentile": plan.percentile} if plan.calib == "percentile" else {}
-    found = {name: estimate(seen.stats[name], **options) for name in placement.tensors}
-    params = {name: params_of_range(name, covered) for name, covered in found.items()}
+def _quantize(folder: Path, graph: ir.Model, placement: Placement, ranges: Ranges) -> None:
+    covered = ranges.covered()
+    params = {name: params_of_range(name, covered[name]) for name in placement.tensors}
     with storage_errors(folder):
-        (folder / layout.RANGES).write_bytes(save(_ranges(seen, found, params)))
+        (folder / layout.RANGES).write_bytes(ranges_bytes(ranges))
     insert_qdq(graph, placement, params)
     save_model(graph, folder / layout.INT8_GRAPH)
-
-
-def _ranges(
-    seen: Observation, found: Mapping[str, Range], params: Mapping[str, QuantParams]
-) -> dict[str, np.ndarray]:
-    table = {}
-    for name, stats in seen.stats.items():
-        table[f"{name}/amax"] = np.array([found[name].amax], np.float32)
-        table[f"{name}/scale"] = params[name].scale.reshape(1)
-        table[f"{name}/min_max"] = np.array([stats.minimum, stats.maximum], np.float32)
-        table[f"{name}/count"] = np.array([stats.count], np.int64)
-    return table
 
 
 def _golden(
@@ -299,14 +208,15 @@ def _model_entry(plan: BuildPlan) -> ModelEntry:
     )
 
 
-def _calibration_entry(plan: BuildPlan, samples: Samples) -> CalibrationEntry:
+def _calibration_entry(plan: BuildPlan, samples: Samples, ranges: Ranges) -> CalibrationEntry:
+    first = ranges.data[0]
     return CalibrationEntry(
-        estimator=plan.calib,
-        percentile=plan.percentile if plan.calib == "percentile" else None,
-        data=samples.name,
-        data_sha256=samples.sha256,
-        samples=samples.count,
-        batch_size=len(next(iter(samples.batches[0].values()))),
+        estimator=plan.estimator.name,
+        percentile=plan.estimator.options.get("percentile"),
+        data=", ".join(dict.fromkeys(d.name for d in ranges.data)),
+        data_sha256=", ".join(dict.fromkeys(d.sha256 for d in ranges.data)),
+        samples=sum(d.samples for d in ranges.data),
+        batch_size=first.batch_size,
         sequence=max(_length(next(iter(b.values()))) for b in samples.batches),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from attention.text import Example
 from calib.data import DATA_FIX, Samples, batches_from_text, check_lengths, load_samples
 from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput, Request
+from calib.ranges import Estimator
 from deploy.commands.build import BuildOptions, default_out
+from deploy.commands.calibrate import CalibrationOptions
 from deploy.engines import ENGINES
 from deploy.golden import COUNT
 from deploy.hardware import gpu
@@ -23,62 +25,29 @@ from trueint8.artifacts import sha256_file, sha256_tree
 from trueint8.errors import ConfigError, DataError, MissingDependency
 
 DEFAULT_SEQUENCE = 128
+FEW_SAMPLES = 8
+ADVISED_SAMPLES = 128
 EMBEDDED_MODEL = "attention/reference/text-encoder/vanilla"
 EMBEDDED_DATA = "Python standard library"
 _EMBEDDED_BYTES = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class BuildPlan:
-    """A build with nothing left to decide. ``calib_data`` None is the embedded text."""
+class CalibrationPlan:
+    """A calibration with nothing left to decide. ``calib_data`` None is the embedded text."""
 
     source: Source
     source_sha256: str
-    calib: str
-    percentile: float
+    estimator: Estimator
     calib_data: Path | None
     data_sha256: str
     amount: Request
-    engines: list[str]
-    engine_versions: dict[str, str]
-    out: Path
-    golden: Path | None
-    golden_from_calib: bool
-    quantize_head: bool
     allow_pickle: bool
-    force: bool
 
     @property
     def seed(self) -> int:
         """Seed of sampling and golden inputs."""
         return self.amount.seed
-
-    def request(self) -> dict[str, Any]:
-        """Return what decides the bundle's content; two equal requests give the same bundle."""
-        return {
-            "trueint8": __version__,
-            "model": self.source_sha256,
-            "task": self.source.task,
-            "calib": self.calib,
-            "percentile": self.percentile if self.calib == "percentile" else None,
-            "calib-data": self.data_sha256,
-            "calib-samples": self.amount.samples,
-            "batch-size": self.amount.batch_size,
-            "seq-len": self.amount.sequence,
-            "seed": self.amount.seed,
-            "quantize-head": self.quantize_head,
-            "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
-            "engines": self.engine_versions,
-        }
-
-    def length_warning(self) -> str | None:
-        """Return what the model's attention has to say about the sequence length, if anything."""
-        settings = (self.source.config or {}).get("attention_variant")
-        if not settings:
-            return None
-        from attention.attaching import deployment_warning
-
-        return deployment_warning(settings, self.amount.sequence)
 
     def load_calibration(self, inputs: Sequence[GraphInput]) -> Samples:
         """Read the calibration data as batches of ``inputs``."""
@@ -97,6 +66,59 @@ class BuildPlan:
         check_lengths(samples, self.source.max_positions)
         return samples
 
+    def warnings(self, samples: Samples) -> list[str]:
+        """Return what is likely to spoil the result: the sequence length, or too few samples."""
+        found = []
+        settings = (self.source.config or {}).get("attention_variant")
+        if settings:
+            from attention.attaching import deployment_warning
+
+            found.append(deployment_warning(settings, self.amount.sequence))
+        if samples.count < FEW_SAMPLES:
+            found.append(
+                f"calibrated on {samples.count} sequence{'s' if samples.count > 1 else ''}; "
+                f"{ADVISED_SAMPLES} or more are advised"
+            )
+        return [text for text in found if text is not None]
+
+    def _load(self, path: Path, inputs: Sequence[GraphInput], amount: Request) -> Samples:
+        return load_samples(
+            path, amount, inputs, task=self.source.task, tokenizer=self.source.tokenizer
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan(CalibrationPlan):
+    """A build with nothing left to decide. With ``ranges``, the data are for checks alone."""
+
+    ranges: Path | None
+    engines: list[str]
+    engine_versions: dict[str, str]
+    out: Path
+    golden: Path | None
+    golden_from_calib: bool
+    quantize_head: bool
+    force: bool
+
+    def request(self) -> dict[str, Any]:
+        """Return what decides the bundle's content; two equal requests give the same bundle."""
+        return {
+            "trueint8": __version__,
+            "model": self.source_sha256,
+            "task": self.source.task,
+            "calib": self.estimator.name,
+            "percentile": self.estimator.options.get("percentile"),
+            "ranges": sha256_file(self.ranges) if self.ranges else None,
+            "calib-data": self.data_sha256,
+            "calib-samples": self.amount.samples,
+            "batch-size": self.amount.batch_size,
+            "seq-len": self.amount.sequence,
+            "seed": self.amount.seed,
+            "quantize-head": self.quantize_head,
+            "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
+            "engines": self.engine_versions,
+        }
+
     def load_golden(self, inputs: Sequence[GraphInput]) -> Samples:
         """Read a few golden sequences."""
         assert self.golden is not None
@@ -104,11 +126,6 @@ class BuildPlan:
         samples = self._load(self.golden, inputs, amount)
         check_lengths(samples, self.source.max_positions)
         return samples
-
-    def _load(self, path: Path, inputs: Sequence[GraphInput], amount: Request) -> Samples:
-        return load_samples(
-            path, amount, inputs, task=self.source.task, tokenizer=self.source.tokenizer
-        )
 
 
 def plan_from_options(options: BuildOptions) -> BuildPlan:
@@ -121,50 +138,69 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         ExportError: If the model is refused.
         DataError: If the calibration data is not there.
     """
-    _check_ranges(options)
+    _check_build_options(options)
     ESTIMATORS.load(options.calib)
     engines = choose_engines(options.engine)
     versions = {name: ENGINES.load(name).version() for name in engines}
-    embedded = str(Path(__file__).parents[1] / EMBEDDED_MODEL)
-    model = embedded if options.model is None else options.model
-    source = source_from_argument(
-        model,
-        task=options.task,  # type: ignore[arg-type]
-        tokenizer=options.tokenizer,
-        allow_pickle=options.allow_pickle,
-        trust_remote_code=options.trust_remote_code,
-    )
-    if options.model is not None and options.calib_data is None:
-        raise ConfigError(
-            "calibration needs data of the kind the model will see, and none was given",
-            fix=f"--calib-data DATA: {DATA_FIX}",
-        )
-    calib_data = _existing(options.calib_data)
+    plan = calibration_plan(options.model, options)
     golden = _existing(options.golden)
-    if golden and calib_data and _contents(golden) & _contents(calib_data):
+    if golden and plan.calib_data and _contents(golden) & _contents(plan.calib_data):
         raise ConfigError(
             f"--golden {golden} is the calibration data; golden inputs are stored in the bundle, "
             "and calibration data may be private",
             fix="leave --golden out, or pass --golden-from-calib if the data may be given away",
         )
+    ranges = Path(options.ranges).expanduser() if options.ranges else None
+    if ranges is not None and not ranges.is_file():
+        raise DataError(f"no ranges at {ranges}", fix="write them with `deploy calibrate`")
     return BuildPlan(
+        **{f.name: getattr(plan, f.name) for f in fields(plan)},
+        ranges=ranges,
+        engines=engines,
+        engine_versions=versions,
+        out=_out(options, plan.source, [plan.calib_data, golden]),
+        golden=golden,
+        golden_from_calib=options.golden_from_calib,
+        quantize_head=options.quantize_head,
+        force=options.force,
+    )
+
+
+def calibration_plan(model: str | None, options: CalibrationOptions) -> CalibrationPlan:
+    """Check the options that calibration and build share, and resolve what they name.
+
+    Raises:
+        As :func:`plan_from_options`.
+    """
+    _check_options(options)
+    ESTIMATORS.load(options.calib)
+    embedded = str(Path(__file__).parents[1] / EMBEDDED_MODEL)
+    source = source_from_argument(
+        embedded if model is None else model,
+        task=options.task,  # type: ignore[arg-type]
+        tokenizer=options.tokenizer,
+        allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if model is not None and options.calib_data is None:
+        raise ConfigError(
+            "calibration needs data of the kind the model will see, and none was given",
+            fix=f"--calib-data DATA: {DATA_FIX}",
+        )
+    calib_data = _existing(options.calib_data)
+    return CalibrationPlan(
         source=source,
         source_sha256=source.sha256(),
-        calib=options.calib,
-        percentile=options.percentile,
+        estimator=Estimator(
+            options.calib,
+            {"percentile": options.percentile} if options.calib == "percentile" else {},
+        ),
         calib_data=calib_data,
         data_sha256=sha256_tree(calib_data) if calib_data else _embedded_data_name(),
         amount=Request(
             options.calib_samples, options.batch_size, _sequence(options, source), options.seed
         ),
-        engines=engines,
-        engine_versions=versions,
-        out=_out(options, source, [calib_data, golden]),
-        golden=golden,
-        golden_from_calib=options.golden_from_calib,
-        quantize_head=options.quantize_head,
         allow_pickle=options.allow_pickle,
-        force=options.force,
     )
 
 
@@ -196,30 +232,39 @@ def _installed(engine: str) -> bool:
     return True
 
 
-def _check_ranges(options: BuildOptions) -> None:
+def _check_build_options(options: BuildOptions) -> None:
     if not options.int8:
         raise ConfigError(
             "nothing to build: no precision was asked for",
             fix="pass --int8; the bundle keeps the float graph, and `deploy profile` measures both",
         )
-    if not 0 < options.percentile <= 100:
-        raise ConfigError(
-            f"percentile q={options.percentile:g} is out of range; expected 0 < q <= 100",
-            fix="pass --percentile 99.99",
-        )
-    check_counts(options, ("calib_samples", "batch_size", "seq_len"))
-    for name in ("model", "calib_data", "out", "golden", "tokenizer"):
-        if getattr(options, name) == "":
-            raise ConfigError(
-                f"{name.replace('_', '-')} is empty", fix="leave it out, or give it a value"
-            )
+    _check_options(options)
+    _refuse_empty(options, ("model", "golden", "ranges"))
     if options.golden and options.golden_from_calib:
         raise ConfigError(
             "--golden and --golden-from-calib exclude each other", fix="pass one of them"
         )
 
 
-def _sequence(options: BuildOptions, source: Source) -> int:
+def _check_options(options: CalibrationOptions) -> None:
+    if not 0 < options.percentile <= 100:
+        raise ConfigError(
+            f"percentile q={options.percentile:g} is out of range; expected 0 < q <= 100",
+            fix="pass --percentile 99.99",
+        )
+    check_counts(options, ("calib_samples", "batch_size", "seq_len"))
+    _refuse_empty(options, ("calib_data", "out", "tokenizer"))
+
+
+def _refuse_empty(options: CalibrationOptions, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(options, name) == "":
+            raise ConfigError(
+                f"{name.replace('_', '-')} is empty", fix="leave it out, or give it a value"
+            )
+
+
+def _sequence(options: CalibrationOptions, source: Source) -> int:
     limit = source.max_positions
     if options.seq_len is None:
         return min(DEFAULT_SEQUENCE, limit or DEFAULT_SEQUENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from math import prod
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import common
 
 from export.passes import clean
-from trueint8.artifacts import storage_errors
+from trueint8.artifacts import sha256_file, storage_errors
 from trueint8.errors import ExportError
 
 EXTERNAL_ABOVE_BYTES = 1_800_000_000
@@ -89,6 +90,12 @@ def save_model(model: ir.Model, path: Path) -> None:
             ir.save(model, str(path), external_data=f"{path.name}.data")
         else:
             path.write_bytes(model_bytes(model))
+
+
+def graph_sha256(path: Path) -> str:
+    """Return one digest of a graph's file and of the files that hold its weights."""
+    digests = [sha256_file(file) for file in (path, *external_files(path))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def weights_bytes(model: ir.Model) -> int:

@@ -7,7 +7,7 @@ Computed as softmax(x)·σ(lse(x) − s_h) on the output, as in ``softmax1``; gp
 concatenates the column and drops it, with the same result.
 
 References:
-    OpenAI 2025, gpt-oss model card, arXiv:2508.10925.
+    Agarwal et al. 2025, gpt-oss model card, arXiv:2508.10925.
 """
 
 from __future__ import annotations

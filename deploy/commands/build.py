@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from deploy.options import TASK, Origin, argument, command_from_options, option, print_json
+from deploy.commands.calibrate import CalibrationOptions
+from deploy.options import Origin, argument, command_from_options, option, print_json
 
 EMBEDDED_TEXT = "text of the Python standard library"
 
@@ -27,37 +28,27 @@ Examples:
   deploy build model.onnx --int8 --calib minmax --calib-data calib.npz --engine all
   deploy build my_package.model:make --int8 --calib-data inputs.npz
   deploy build ./opt-125m --int8 --calib-data calib.jsonl --percentile 99.999 --seq-len 256
+  deploy build ./bert-base --int8 --ranges ranges.safetensors --calib mse --calib-data wiki.txt
   deploy build --int8 --print-config
+
+-o is a bundle folder, bundles/MODEL-int8-CALIB unless given.
 """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class BuildOptions:
+class BuildOptions(CalibrationOptions):
     """Everything ``deploy build`` can be told."""
 
     model: str | None = argument(metavar="[MODEL]")
     int8: bool = option(False, type=bool, help="Build INT8 engines.")
-    calib: str = option(
-        "percentile", help="Estimator: minmax, running-minmax, percentile, mse or entropy."
-    )
-    percentile: float = option(
-        99.99, type=float, help="Percent of |x| that --calib percentile covers, 0 < q <= 100."
-    )
-    calib_data: str | None = option(
-        help="Calibration data: .txt, .jsonl, .npz of arrays named as the inputs, a folder of "
-        "such, or a folder of images."
-    )
-    calib_samples: int = option(128, type=int, help="Sequences to calibrate on.")
-    batch_size: int = option(8, type=int, help="Sequences per batch.")
-    seq_len: int | None = option(
-        type=int, help="Tokens per sequence.  [default: 128, or fewer if the model has fewer]"
+    ranges: str | None = option(
+        help="What `deploy calibrate` wrote for this model, instead of a pass over the data."
     )
     engine: str = option(
         "auto",
         help="openvino, onnxruntime, tensorrt-rtx, several with commas, or all. auto: the engine "
         "that runs best here, plus a TensorRT-RTX plan where that package is installed.",
     )
-    out: str | None = option(short="-o", help="Bundle folder.  [default: bundles/MODEL-int8-CALIB]")
     golden: str | None = option(
         help="Data for the golden inputs.  [default: token ids drawn from the vocabulary]"
     )
@@ -65,24 +56,9 @@ class BuildOptions:
         False, type=bool, help="Store calibration inputs as golden inputs; they may be private."
     )
     quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
-    task: str | None = option(
-        type=TASK,
-        help="What the model is for.  [default: as the checkpoint says]",
-    )
-    tokenizer: str | None = option(help="Tokenizer folder, if it is not beside the model.")
-    allow_pickle: bool = option(
-        False, type=bool, help="Load pickle weights (weights_only=True) if there are no others."
-    )
-    trust_remote_code: bool = option(
-        False, type=bool, help="Run the Python files that come with the checkpoint."
-    )
-    seed: int = option(0, type=int, help="Seed of sampling and golden inputs.")
-    force: bool = option(False, type=bool, help="Replace what is at -o.")
     print_config: bool = option(
         False, type=bool, help="Print every value and where it came from, and stop."
     )
-    json: bool = option(False, type=bool, help="Print the result as JSON.")
-    quiet: bool = option(False, type=bool, help="Print errors only.")
 
 
 def run(options: BuildOptions, origins: dict[str, Origin]) -> None:
@@ -133,7 +109,8 @@ def _summary(bundle: Any, built: bool) -> str:
     if not built:
         return f"{bundle.path}: up to date"
     asked, used = manifest.request["calib-samples"], manifest.calibration.samples
-    few = f"calibrated on {used} sequences: the data has no more" if used < asked else ""
+    short = used < asked and not manifest.request["ranges"]
+    few = f"calibrated on {used} sequences: the data has no more" if short else ""
     weighted = sum(m.weighted for m in manifest.matmuls)
     quantized = sum(m.weighted and not m.reason for m in manifest.matmuls)
     lines = [few] if few else []

@@ -201,9 +201,10 @@ def test_ranges_hold_a_scale_for_every_quantized_activation(built: Built) -> Non
     quantized = {n.input[0] for n in graph.graph.node if n.op_type == "QuantizeLinear"}
     assert {k.removesuffix("/scale") for k in ranges if k.endswith("/scale")} == quantized
     for name in quantized:
-        amax, (low, high) = ranges[f"{name}/amax"][0], ranges[f"{name}/min_max"]
-        assert 0 < amax <= max(abs(low), abs(high)) * (1 + 2**-7)
-        assert ranges[f"{name}/scale"][0] == pytest.approx(amax / 127)
+        (low, high), (least, most) = ranges[f"{name}/range"], ranges[f"{name}/summary"][:2]
+        assert low == -high
+        assert 0 < high <= max(-least, most)
+        assert ranges[f"{name}/scale"][0] == pytest.approx(high / 127)
 
 
 def test_golden_inputs_are_drawn_and_never_the_calibration_data(
@@ -292,8 +293,8 @@ def test_minmax_takes_the_whole_range(float_onnx: Path, arrays: Path, tmp_path: 
         float_onnx, calib_data=arrays, out=tmp_path / "o", calib="minmax", engine="onnxruntime"
     )
     ranges = load_file(made.path / "ranges.safetensors")
-    for name in (k.removesuffix("/amax") for k in ranges if k.endswith("/amax")):
-        assert ranges[f"{name}/amax"][0] == np.abs(ranges[f"{name}/min_max"]).max()
+    for name in (k.removesuffix("/range") for k in ranges if k.endswith("/range")):
+        assert ranges[f"{name}/range"][1] == np.abs(ranges[f"{name}/summary"][:2]).max()
     assert made.manifest.calibration.percentile is None
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import attention.variants
 from attention.backcopy import sequences
+from calib.data import Samples
 from deploy.bundle import open_bundle
 from deploy.commands.build import BuildOptions
 from deploy.planning import plan_from_options
@@ -98,5 +99,6 @@ def test_another_length_than_the_trained_one_is_warned_about(tmp_path: Path) -> 
             seq_len=length,
             out=str(tmp_path / "bundle"),
         )
-        warning = plan_from_options(options).length_warning()
-        assert warning is None if words is None else words in str(warning)
+        tokens = {"input_ids": np.zeros((8, length), np.int64)}
+        warnings = plan_from_options(options).warnings(Samples("x", "", [tokens], None))
+        assert not warnings if words is None else words in warnings[0]
