@@ -154,3 +154,27 @@ def divergences(counts: np.ndarray, levels: int) -> np.ndarray:
                 p_log_q += weight * np.log(group / slots) if group > 0.0 else -np.inf
         found[kept - levels] = (p_log_p - p_log_q) / total - np.log(total / inside)
     return found
+
+
+@_reordering
+def rounding_errors(magnitudes: np.ndarray, scales: np.ndarray, levels: int) -> np.ndarray:
+    """Return each row's Σ (x − scale·min(round(x / scale), levels))².
+
+    Args:
+        magnitudes: (N, M) float32, >= 0.
+        scales: (N,) float64 >= 0; where 0, everything is rounded to 0.
+        levels: Largest integer.
+
+    Returns:
+        (N,) float64.
+    """
+    errors = np.zeros(len(scales))
+    for row in range(len(scales)):
+        scale = scales[row]
+        inverse = 1.0 / scale if scale > 0.0 else 0.0
+        total = 0.0
+        for value in magnitudes[row]:
+            difference = value - scale * min(np.rint(value * inverse), levels)
+            total += difference * difference
+        errors[row] = total
+    return errors

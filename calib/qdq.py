@@ -2,7 +2,7 @@
 
     Y = X·W   becomes   Y = DQ(Q(X; s_x); s_x) · DQ(W_int8; s_w[channel])
 
-Activations are per-tensor, weights per output channel and stored as INT8
+Activations are per-tensor, weights per output channel or per tensor and stored as INT8
 initializers; zero points are 0. Biases stay float and outputs carry no Q/DQ,
 which is the form TensorRT, OpenVINO and ONNX Runtime all execute in INT8.
 A weight that several matmuls share is quantized once.
@@ -17,23 +17,30 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from calib.placement import Placement
-from calib.schemes import QuantParams, quantize_weight
+from calib.schemes import QuantParams
+from calib.weights import WeightScheme, quantize_weight
 from export.initializers import add_initializer, fresh_name, remove_unused_initializers
 from export.matmuls import MatMul, weight_array
 
 
-def insert_qdq(model: ir.Model, placement: Placement, params: Mapping[str, QuantParams]) -> None:
+def insert_qdq(
+    model: ir.Model,
+    placement: Placement,
+    params: Mapping[str, QuantParams],
+    weights: WeightScheme | None = None,
+) -> None:
     """Insert Q/DQ around every placed matmul, in place.
 
     Args:
         model: A clean graph; changed.
         placement: Decisions for its matmuls.
         params: Per-tensor parameters for each of ``placement.tensors``.
+        weights: How weights are quantized; min-max per channel unless given.
     """
     graph = model.graph
     nodes = {node.name: node for node in graph}
     dequantized: dict[str, ir.Value] = {}
-    weights: dict[str, ir.Value] = {}
+    stored: dict[str, ir.Value] = {}
     for matmul in placement.quantized:
         node = nodes[matmul.name]
         side = 1 - matmul.weight_side
@@ -50,11 +57,11 @@ def insert_qdq(model: ir.Model, placement: Placement, params: Mapping[str, Quant
         node.replace_input_with(side, dequantized[matmul.activation])
         operand = node.inputs[matmul.weight_side]
         assert operand is not None
-        if operand.name not in weights:
-            dequantizer = _weight_dequantizer(matmul, operand, graph)
+        if operand.name not in stored:
+            dequantizer = _weight_dequantizer(matmul, operand, graph, weights)
             graph.insert_before(node, [dequantizer])
-            weights[str(operand.name)] = dequantizer.outputs[0]
-        node.replace_input_with(matmul.weight_side, weights[str(operand.name)])
+            stored[str(operand.name)] = dequantizer.outputs[0]
+        node.replace_input_with(matmul.weight_side, stored[str(operand.name)])
     common.RemoveUnusedNodesPass()(model)
     remove_unused_initializers(graph)
 
@@ -73,11 +80,13 @@ def _activation_pair(
     return [quantize, dequantize]
 
 
-def _weight_dequantizer(matmul: MatMul, operand: ir.Value, graph: ir.Graph) -> ir.Node:
+def _weight_dequantizer(
+    matmul: MatMul, operand: ir.Value, graph: ir.Graph, how: WeightScheme | None
+) -> ir.Node:
     weight = weight_array(operand)
     axis = weight.ndim - 1 if matmul.weight_side == 1 else weight.ndim - 2
     stem = f"{matmul.name}.weight"
-    integers, params = quantize_weight(weight, axis, name=stem)
+    integers, params = quantize_weight(weight, axis, how, name=stem)
     dequantize = ir.node(
         "DequantizeLinear",
         [
@@ -85,7 +94,7 @@ def _weight_dequantizer(matmul: MatMul, operand: ir.Value, graph: ir.Graph) -> i
             add_initializer(graph, f"{stem}_scale", params.scale),
             add_initializer(graph, f"{stem}_zero_point", np.zeros(params.scale.shape, np.int8)),
         ],
-        attributes={"axis": axis},
+        attributes={"axis": axis} if params.scale.ndim else {},
         name=f"{stem}/DequantizeLinear",
     )
     dequantize.outputs[0].name = f"{stem}_dequantized"

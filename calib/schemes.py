@@ -1,4 +1,4 @@
-"""Bits and symmetry to scales and zero points, and weights to integers."""
+"""Bits and symmetry to scales and zero points."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from trueint8.errors import CalibrationError, ConfigError
-
-LARGEST = 127
-"""Largest INT8 magnitude used for weights; scale = amax / 127."""
 
 FEWEST_BITS, MOST_BITS = 2, 16
 
@@ -92,42 +89,13 @@ def params_of_range(tensor: str, covered: Range, scheme: Scheme = INT8) -> Quant
             fix="calibrate on more or other data",
         )
     span = covered.amax if scheme.symmetric else high - low
-    scale = _scale(np.float64(span), scheme.levels)
+    scale = scale_from_span(np.float64(span), scheme.levels)
     zero = 0 if scheme.symmetric else int(np.clip(np.rint(-low / scale), 0, scheme.levels))
     return QuantParams(scale, zero)
 
 
-def quantize_weight(
-    weight: np.ndarray, axis: int, *, name: str = "weight"
-) -> tuple[np.ndarray, QuantParams]:
-    """Quantize a weight per channel with min-max ranges.
-
-    Args:
-        weight: float32, at least two axes.
-        axis: The output-channel axis, which keeps its own scale per index.
-        name: For the message.
-
-    Returns:
-        int8 of the same shape, and scales (weight.shape[axis],).
-
-    Raises:
-        CalibrationError: If a value is NaN or infinite.
-    """
-    finite = np.isfinite(weight)
-    if not finite.all():
-        raise CalibrationError(
-            f"{name!r} holds {np.count_nonzero(~finite)} NaN or infinite values",
-            fix="pass a checkpoint whose weights are finite",
-        )
-    others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
-    params = QuantParams(_scale(np.abs(weight).max(axis=others).astype(np.float64), LARGEST))
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    steps = weight / params.scale.reshape(shape)
-    return np.clip(np.rint(steps), -LARGEST, LARGEST).astype(np.int8), params
-
-
-def _scale(span: np.ndarray | np.float64, levels: int) -> np.ndarray:
+def scale_from_span(span: np.ndarray | np.float64, levels: int) -> np.ndarray:
+    """Return span / levels in float32; 1 where that is no normal number."""
     scale = np.asarray(span / levels, dtype=np.float32)
     floor = np.finfo(np.float32).tiny
     return np.where(scale >= floor, scale, np.float32(1.0)).astype(np.float32)

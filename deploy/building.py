@@ -16,6 +16,7 @@ from calib.placement import Placement, place_qdq
 from calib.qdq import insert_qdq
 from calib.ranges import Ranges, entry_from, ranges_bytes, read_ranges
 from calib.schemes import params_of_range
+from calib.weights import WeightScheme
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.compiling import Steps, build_engines
@@ -95,7 +96,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     entries = _matmul_entries(graph, placement, shapes)
     uncounted = uncounted_operators(graph)
     with steps.timed("quantize"), progress.step("quantize weights"):
-        _quantize(folder, graph, placement, ranges)
+        _quantize(folder, graph, placement, ranges, plan.weights)
     engines = build_engines(folder, plan, inputs, placement, samples, steps, progress)
     if plan.source.tokenizer is not None:
         (folder / layout.TOKENIZER).mkdir()
@@ -164,12 +165,14 @@ def _calibrated(
     return Ranges(graph_sha256(graph), plan.estimator, [entry], seen.stats), seen.shapes
 
 
-def _quantize(folder: Path, graph: ir.Model, placement: Placement, ranges: Ranges) -> None:
+def _quantize(
+    folder: Path, graph: ir.Model, placement: Placement, ranges: Ranges, weights: WeightScheme
+) -> None:
     covered = ranges.covered()
     params = {name: params_of_range(name, covered[name]) for name in placement.tensors}
     with storage_errors(folder):
         (folder / layout.RANGES).write_bytes(ranges_bytes(ranges))
-    insert_qdq(graph, placement, params)
+    insert_qdq(graph, placement, params, weights)
     save_model(graph, folder / layout.INT8_GRAPH)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from calib.data import DATA_FIX, Samples, batches_from_text, check_lengths, load
 from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput, Request
 from calib.ranges import Estimator
+from calib.weights import WeightScheme
 from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
 from deploy.engines import ENGINES
@@ -97,6 +98,7 @@ class BuildPlan(CalibrationPlan):
     out: Path
     golden: Path | None
     golden_from_calib: bool
+    weights: WeightScheme
     quantize_head: bool
     force: bool
 
@@ -114,6 +116,7 @@ class BuildPlan(CalibrationPlan):
             "batch-size": self.amount.batch_size,
             "seq-len": self.amount.sequence,
             "seed": self.amount.seed,
+            "weights": asdict(self.weights),
             "quantize-head": self.quantize_head,
             "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
             "engines": self.engine_versions,
@@ -161,6 +164,11 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         out=_out(options, plan.source, [plan.calib_data, golden]),
         golden=golden,
         golden_from_calib=options.golden_from_calib,
+        weights=WeightScheme(
+            estimator=options.weights,
+            per_channel=not options.weights_per_tensor,
+            percentile=options.percentile,
+        ),
         quantize_head=options.quantize_head,
         force=options.force,
     )

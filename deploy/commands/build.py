@@ -55,6 +55,10 @@ class BuildOptions(CalibrationOptions):
     golden_from_calib: bool = option(
         False, type=bool, help="Store calibration inputs as golden inputs; they may be private."
     )
+    weights: str = option("minmax", help="Estimator of weights: minmax, percentile or mse.")
+    weights_per_tensor: bool = option(
+        False, type=bool, help="One scale per weight instead of one per output channel."
+    )
     quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
     print_config: bool = option(
         False, type=bool, help="Print every value and where it came from, and stop."

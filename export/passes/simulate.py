@@ -45,7 +45,8 @@ class Simulate(ir.passes.InPlacePass):
 def _float_weight(graph: ir.Graph, node: ir.Node) -> ir.Value:
     weight, scale = (v.const_value.numpy() for v in node.inputs[:2])  # type: ignore[union-attr]
     shape = [1] * weight.ndim
-    shape[node.attributes["axis"].as_int()] = -1
+    if scale.ndim:
+        shape[node.attributes["axis"].as_int()] = -1
     return add_initializer(
         graph, f"{node.outputs[0].name}_float", weight.astype(np.float32) * scale.reshape(shape)
     )

@@ -305,3 +305,21 @@ def test_inspect_gates_on_coverage(bundle: Bundle) -> None:
     assert failed.code == 1
     assert "is below 99.9 %" in failed.err
     assert "MEASURED" in failed.out
+
+
+@pytest.mark.parametrize("estimator", ["mse", "percentile"])
+def test_weights_of_every_scheme_run_in_int8_on_every_engine(
+    estimator: str, float_onnx: Path, arrays: Path, tmp_path: Path
+) -> None:
+    made = deploy.build(
+        float_onnx, calib_data=arrays, out=tmp_path / "o", engine="all", weights=estimator,
+        weights_per_tensor=True,
+    )  # fmt: skip
+    weights = [
+        n
+        for n in onnx.load(made.int8_graph).graph.node
+        if n.name.endswith("weight/DequantizeLinear")
+    ]
+    scales = {i.name: i for i in onnx.load(made.int8_graph).graph.initializer}
+    assert weights and all(not scales[n.input[1]].dims for n in weights)
+    assert {e.int8_matmuls for e in made.manifest.engines.values()} == {12 + 1}
