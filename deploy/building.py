@@ -83,7 +83,12 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         progress.say(f"warning: {warning}")
     graph = load_clean(folder / layout.FLOAT_GRAPH)
     matmuls = find_matmuls(graph, modules_named=plan.source.kind == "checkpoint")
-    placement = place_qdq(matmuls, quantize_head=plan.quantize_head)
+    placement = place_qdq(
+        matmuls,
+        quantize_head=plan.quantize_head,
+        keep_float=plan.keep_float,
+        int8_only=plan.int8_only,
+    )
     if not placement.quantized:
         raise BuildError(
             f"{plan.source.name} has no matmul with weights to quantize",

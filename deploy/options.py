@@ -35,12 +35,34 @@ COMMAND_LINE = Origin("command line")
 
 
 def option(
-    default: Any = None, *, help: str, type: Any = None, short: str = "", **extra: Any
+    default: Any = None,
+    *,
+    help: str,
+    type: Any = None,
+    short: str = "",
+    many: bool = False,
+    **extra: Any,
 ) -> Any:
-    """Declare a flag; ``type`` is a click type, and bool makes an on/off flag."""
+    """Declare a flag.
+
+    Args:
+        default: Its value where nothing gives it one.
+        help: Shown by ``--help``.
+        type: A click type; bool makes an on/off flag.
+        short: Another name for it, such as ``-o``.
+        many: Whether it may be given several times; its value is then a tuple.
+        **extra: Passed to click.
+    """
     return dataclasses.field(
-        default=default,
-        metadata={"help": help, "type": type, "short": short, "extra": extra, "argument": False},
+        default=() if many else default,
+        metadata={
+            "help": help,
+            "type": type,
+            "short": short,
+            "many": many,
+            "extra": {**extra, "multiple": True} if many else extra,
+            "argument": False,
+        },
     )
 
 

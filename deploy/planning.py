@@ -99,6 +99,8 @@ class BuildPlan(CalibrationPlan):
     golden: Path | None
     golden_from_calib: bool
     weights: WeightScheme
+    keep_float: tuple[str, ...]
+    int8_only: tuple[str, ...]
     quantize_head: bool
     force: bool
 
@@ -117,6 +119,8 @@ class BuildPlan(CalibrationPlan):
             "seq-len": self.amount.sequence,
             "seed": self.amount.seed,
             "weights": asdict(self.weights),
+            "keep-float": list(self.keep_float),
+            "int8-only": list(self.int8_only),
             "quantize-head": self.quantize_head,
             "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
             "engines": self.engine_versions,
@@ -169,6 +173,8 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
             per_channel=not options.weights_per_tensor,
             percentile=options.percentile,
         ),
+        keep_float=tuple(options.keep_float),
+        int8_only=tuple(options.int8_only),
         quantize_head=options.quantize_head,
         force=options.force,
     )

@@ -59,6 +59,14 @@ class BuildOptions(CalibrationOptions):
     weights_per_tensor: bool = option(
         False, type=bool, help="One scale per weight instead of one per output channel."
     )
+    keep_float: tuple[str, ...] = option(
+        many=True,
+        short="--nodes-to-exclude",
+        help="Pattern of matmul names that stay in float, such as '*.output.dense'; repeatable.",
+    )
+    int8_only: tuple[str, ...] = option(
+        many=True, help="Pattern of the only matmuls to quantize; repeatable."
+    )
     quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
     print_config: bool = option(
         False, type=bool, help="Print every value and where it came from, and stop."

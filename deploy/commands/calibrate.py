@@ -15,7 +15,7 @@ HELP = """Run the float model over calibration data once, and write ranges.safet
 The file holds each tensor's statistics, so that any estimator can be applied to it later:
 `deploy build --ranges FILE --calib mse`. A run that was killed goes on where it stopped. To
 calibrate on several machines, give each a part of the data and the same ONNX file, and join what
-they wrote with --merge.
+they wrote with --merge. -o is ranges.safetensors unless given.
 
 \b
 Examples:

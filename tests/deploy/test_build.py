@@ -323,3 +323,25 @@ def test_weights_of_every_scheme_run_in_int8_on_every_engine(
     scales = {i.name: i for i in onnx.load(made.int8_graph).graph.initializer}
     assert weights and all(not scales[n.input[1]].dims for n in weights)
     assert {e.int8_matmuls for e in made.manifest.engines.values()} == {12 + 1}
+
+
+def test_patterns_decide_what_stays_in_float(
+    float_onnx: Path, arrays: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    names = [m.name for m in bundle.manifest.matmuls if m.weighted and not m.reason]
+    kept = [n for n in names if n.endswith("output.dense")]
+    assert kept
+    line = ("build", float_onnx, "--int8", "--calib-data", arrays, "--engine", "onnxruntime")
+    for index, flag in enumerate(("--keep-float", "--nodes-to-exclude", "--int8-only")):
+        out = tmp_path / str(index)
+        ended = run_here(*line, flag, "*output.dense", "-o", out)
+        assert ended.code == 0, ended.err
+        made = open_bundle(out)
+        quantized = {m.name for m in made.manifest.matmuls if m.weighted and not m.reason}
+        expected = set(kept) if flag == "--int8-only" else set(names) - set(kept)
+        assert quantized == expected
+        assert made.manifest.engines["onnxruntime"].int8_matmuls == len(expected)
+        reasons = {m.reason for m in made.manifest.matmuls if m.name not in quantized}
+        assert any("*output.dense" in r for r in reasons)
+    ended = run_here(*line, "--keep-float", names[0][:-1], "-o", tmp_path / "none")
+    ended.refused(2, "no matmul with weights matches", names[0], "deploy inspect")
