@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from calib.schemes import QuantParams
 from calib.stats import Accumulator, TensorStats
 from export.initializers import fresh_name
 from export.matmuls import weight_initializer
@@ -96,6 +97,52 @@ def observe(
                 keep({name: c.stats() for name, c in collecting.items()}, index + 1)
                 kept = time.monotonic()
     return Observation({name: c.stats() for name, c in collecting.items()}, shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMeans:
+    """Mean of an activation's channels, (C,) float64, as it is and after quantization."""
+
+    exact: np.ndarray
+    quantized: np.ndarray
+
+
+def channel_means(
+    model_path: Path,
+    params: Mapping[str, QuantParams],
+    batches: Sequence[Batch],
+    *,
+    scratch: Path,
+    progress: Progress,
+) -> dict[str, ChannelMeans]:
+    """Run all batches once more and average what INT8 makes of each activation.
+
+    Padded positions do not count.
+
+    Args:
+        model_path: The float graph.
+        params: Symmetric parameters by activation; the last axis are channels.
+        batches: Arrays named as the graph's inputs.
+        scratch: A folder for the instrumented graph, which is removed again.
+        progress: Shows one unit per batch.
+    """
+    sums: dict[str, np.ndarray] = {}
+    counts = dict.fromkeys(params, 0)
+    with (
+        progress.step("measure bias", total=len(batches)) as advance,
+        _instrumented(model_path, list(params), scratch) as (run, _),
+    ):
+        for batch in batches:
+            for name, values in run(batch).items():
+                x = _unpadded(values, batch.get("attention_mask"))
+                x = x.reshape(-1, x.shape[-1])
+                scale = params[name].scale
+                rounded = np.clip(np.rint(x / scale), -128, 127) * scale
+                both = np.stack([v.sum(axis=0, dtype=np.float64) for v in (x, rounded)])
+                sums[name] = sums[name] + both if name in sums else both
+                counts[name] += len(x)
+            advance(1)
+    return {n: ChannelMeans(*(both / counts[n])) for n, both in sums.items()}
 
 
 def operand_shapes(model_path: Path, batch: Batch, *, scratch: Path) -> dict[str, tuple[int, ...]]:

@@ -9,14 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from calib.collector import observe, operand_shapes
 from calib.data import Samples, check_tokens
 from calib.inputs import GraphInput
-from calib.placement import Placement, place_qdq
-from calib.qdq import insert_qdq
-from calib.ranges import Ranges, entry_from, ranges_bytes, read_ranges
-from calib.schemes import params_of_range
-from calib.weights import WeightScheme
+from calib.placement import Placement
+from calib.ranges import Ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.compiling import Steps, build_engines
@@ -32,11 +28,12 @@ from deploy.manifest import (
     ModelEntry,
 )
 from deploy.planning import BuildPlan
-from export.matmuls import find_matmuls, macs_from_shapes, vocabulary_size
-from export.onnx_file import graph_sha256, load_clean, save_model
+from deploy.quantizing import calibrated, place, quantize
+from export.matmuls import macs_from_shapes, vocabulary_size
+from export.onnx_file import load_clean
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
-from trueint8.artifacts import staged_folder, storage_errors
-from trueint8.errors import BuildError, ConfigError
+from trueint8.artifacts import staged_folder
+from trueint8.errors import ConfigError
 from trueint8.progress import Progress
 
 
@@ -82,26 +79,15 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     for warning in warnings:
         progress.say(f"warning: {warning}")
     graph = load_clean(folder / layout.FLOAT_GRAPH)
-    matmuls = find_matmuls(graph, modules_named=plan.source.kind == "checkpoint")
-    placement = place_qdq(
-        matmuls,
-        quantize_head=plan.quantize_head,
-        keep_float=plan.keep_float,
-        int8_only=plan.int8_only,
-    )
-    if not placement.quantized:
-        raise BuildError(
-            f"{plan.source.name} has no matmul with weights to quantize",
-            fix="check that the graph holds MatMul or Gemm nodes with constant weights",
-        )
+    placement = place(plan, graph)
     with steps.timed("calibrate"):
-        ranges, shapes = _calibrated(folder, plan, placement, samples, progress)
+        ranges, shapes = calibrated(folder, plan, placement, samples, progress)
     with steps.timed("golden"):
         golden = _golden(folder, plan, graph, inputs, samples, progress)
     entries = _matmul_entries(graph, placement, shapes)
     uncounted = uncounted_operators(graph)
-    with steps.timed("quantize"), progress.step("quantize weights"):
-        _quantize(folder, graph, placement, ranges, plan.weights)
+    with steps.timed("quantize"):
+        smoothed = quantize(folder, plan, placement, ranges, samples, progress)
     engines = build_engines(folder, plan, inputs, placement, samples, steps, progress)
     if plan.source.tokenizer is not None:
         (folder / layout.TOKENIZER).mkdir()
@@ -114,6 +100,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         parity=parity,
         calibration=_calibration_entry(plan, samples, ranges),
         matmuls=entries,
+        smoothed=smoothed,
         uncounted=uncounted,
         warnings=warnings,
         engines=engines,
@@ -154,31 +141,6 @@ def _matmul_entries(
         for node in counted_operators(graph)
     ]
     return matmuls + others
-
-
-def _calibrated(
-    folder: Path, plan: BuildPlan, placement: Placement, samples: Samples, progress: Progress
-) -> tuple[Ranges, dict[str, tuple[int, ...]]]:
-    """Return ranges of the placed tensors, from the plan's file or by a pass over the data."""
-    graph = folder / layout.FLOAT_GRAPH
-    if plan.ranges is not None:
-        given = read_ranges(plan.ranges)
-        shapes = operand_shapes(graph, samples.batches[0], scratch=folder)
-        return given.restricted(placement.tensors, plan.estimator, graph_sha256(graph)), shapes
-    seen = observe(graph, placement.tensors, samples.batches, scratch=folder, progress=progress)
-    entry = entry_from(samples, plan.amount, len(samples.batches))
-    return Ranges(graph_sha256(graph), plan.estimator, [entry], seen.stats), seen.shapes
-
-
-def _quantize(
-    folder: Path, graph: ir.Model, placement: Placement, ranges: Ranges, weights: WeightScheme
-) -> None:
-    covered = ranges.covered()
-    params = {name: params_of_range(name, covered[name]) for name in placement.tensors}
-    with storage_errors(folder):
-        (folder / layout.RANGES).write_bytes(ranges_bytes(ranges))
-    insert_qdq(graph, placement, params, weights)
-    save_model(graph, folder / layout.INT8_GRAPH)
 
 
 def _golden(

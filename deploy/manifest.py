@@ -98,6 +98,11 @@ class Manifest(Record):
     parity: ParityEntry
     calibration: CalibrationEntry
     matmuls: list[MatMulEntry]
+    smoothed: dict[str, str] = Field(
+        default={},
+        description="Activations that were smoothed, and where their factors went: norm, value "
+        "or explicit.",
+    )
     warnings: list[str] = Field(
         default=[], description="What was said about the model when it was built."
     )
@@ -119,6 +124,7 @@ class Manifest(Record):
 
     @property
     def calibration_label(self) -> str:
-        """Such as ``percentile 99.99`` or ``minmax``."""
-        entry = self.calibration
-        return entry.estimator + (f" {entry.percentile:g}" if entry.percentile is not None else "")
+        """Such as ``percentile 99.99`` or ``minmax, shift-scale 0.9``."""
+        entry, smooth = self.calibration, self.request.get("smooth")
+        label = entry.estimator + (f" {entry.percentile:g}" if entry.percentile is not None else "")
+        return label + (f", {smooth['method']} {smooth['alpha']:g}" if smooth else "")

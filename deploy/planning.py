@@ -13,6 +13,7 @@ from calib.data import DATA_FIX, Samples, batches_from_text, check_lengths, load
 from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput, Request
 from calib.ranges import Estimator
+from calib.smoothing import Smoothing
 from calib.weights import WeightScheme
 from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
@@ -98,6 +99,7 @@ class BuildPlan(CalibrationPlan):
     out: Path
     golden: Path | None
     golden_from_calib: bool
+    smoothing: Smoothing | None
     weights: WeightScheme
     keep_float: tuple[str, ...]
     int8_only: tuple[str, ...]
@@ -118,6 +120,7 @@ class BuildPlan(CalibrationPlan):
             "batch-size": self.amount.batch_size,
             "seq-len": self.amount.sequence,
             "seed": self.amount.seed,
+            "smooth": asdict(self.smoothing) if self.smoothing else None,
             "weights": asdict(self.weights),
             "keep-float": list(self.keep_float),
             "int8-only": list(self.int8_only),
@@ -168,6 +171,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         out=_out(options, plan.source, [plan.calib_data, golden]),
         golden=golden,
         golden_from_calib=options.golden_from_calib,
+        smoothing=_smoothing(options),
         weights=WeightScheme(
             estimator=options.weights,
             per_channel=not options.weights_per_tensor,
@@ -178,6 +182,16 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         quantize_head=options.quantize_head,
         force=options.force,
     )
+
+
+def _smoothing(options: BuildOptions) -> Smoothing | None:
+    if options.smooth != "none":
+        return Smoothing.named(options.smooth, options.smooth_alpha)
+    if options.smooth_alpha is not None:
+        raise ConfigError(
+            "--smooth-alpha without --smooth", fix="pass --smooth smoothquant or shift-scale"
+        )
+    return None
 
 
 def calibration_plan(model: str | None, options: CalibrationOptions) -> CalibrationPlan:

@@ -55,6 +55,15 @@ class BuildOptions(CalibrationOptions):
     golden_from_calib: bool = option(
         False, type=bool, help="Store calibration inputs as golden inputs; they may be private."
     )
+    smooth: str = option(
+        "none",
+        type=click.Choice(["none", "smoothquant", "shift-scale"]),
+        help="Move outliers of activations into weights before quantization.",
+    )
+    smooth_alpha: float | None = option(
+        type=float,
+        help="Strength, 0 to 1.  [default: 0.5 for smoothquant, 0.9 for shift-scale]",
+    )
     weights: str = option("minmax", help="Estimator of weights: minmax, percentile or mse.")
     weights_per_tensor: bool = option(
         False, type=bool, help="One scale per weight instead of one per output channel."

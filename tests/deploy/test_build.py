@@ -345,3 +345,27 @@ def test_patterns_decide_what_stays_in_float(
         assert any("*output.dense" in r for r in reasons)
     ended = run_here(*line, "--keep-float", names[0][:-1], "-o", tmp_path / "none")
     ended.refused(2, "no matmul with weights matches", names[0], "deploy inspect")
+
+
+@pytest.mark.parametrize("method", ["smoothquant", "shift-scale"])
+def test_smoothed_bundles_run_in_int8_and_say_so(
+    method: str, checkpoint: Checkpoint, calibration: Path, tmp_path: Path
+) -> None:
+    ended = run_here(
+        "build", checkpoint("bert"), "--int8", "--calib", "minmax", "--smooth", method,
+        "--calib-data", calibration, "--calib-samples", 16, "--seq-len", SEQUENCE,
+        "--engine", "all", "-o", tmp_path / "o",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    made = open_bundle(tmp_path / "o")
+    assert set(made.manifest.smoothed.values()) == {"value", "explicit"}
+    quantized = sum(m.weighted and not m.reason for m in made.manifest.matmuls)
+    assert {e.int8_matmuls for e in made.manifest.engines.values()} == {quantized}
+    assert made.manifest.calibration_label.startswith(f"minmax, {method} 0.")
+    assert all(e.cosine is None or e.cosine > 0.99 for e in made.manifest.engines.values())
+    assert not list(made.path.glob("smoothed*"))
+    refused = run_here(
+        "build", checkpoint("bert"), "--int8", "--smooth", method, "--smooth-alpha", 2,
+        "--calib-data", calibration, "-o", tmp_path / "x",
+    )  # fmt: skip
+    refused.refused(2, "alpha=2 is out of range")
