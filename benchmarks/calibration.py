@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -123,7 +122,13 @@ def _run(name: str, graph: Path, count: int) -> dict[str, int]:
         start = time.perf_counter_ns()
         prepared(batches, Path(scratch))
         taken = time.perf_counter_ns() - start
-    return {"ns": taken, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return {"ns": taken, "peak_kib": _peak_kib()}
+
+
+def _peak_kib() -> int:
+    """Return this process's largest resident set; getrusage would count the parent's too."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 Batches = list[dict[str, np.ndarray]]
@@ -145,19 +150,17 @@ def _trueint8(graph: Path) -> Prepared:
     from calib.collector import observe
     from calib.estimators import ESTIMATORS
     from calib.placement import place_qdq
+    from calib.ranges import Estimator, Ranges
     from export.matmuls import find_matmuls
     from export.onnx_file import load_clean
     from trueint8.progress import Silence
-
-    estimators = [ESTIMATORS.load(name) for name in ESTIMATORS.names()]
 
     def run(batches: Batches, scratch: Path) -> None:
         matmuls = find_matmuls(load_clean(graph), modules_named=True)
         tensors = place_qdq(matmuls, quantize_head=False).tensors
         seen = observe(graph, tensors, batches, scratch=scratch, progress=Silence())
-        for stats in seen.stats.values():
-            for estimate in estimators:
-                estimate(stats)
+        for name in ESTIMATORS.names():
+            Ranges("", Estimator(name), [], seen.stats).covered()
 
     return run
 

@@ -15,7 +15,6 @@ BINS = 1 << (9 + MANTISSA_BITS)
 """One bin per sign, exponent and leading bits of the mantissa of a float32."""
 
 _SHIFT = 23 - MANTISSA_BITS
-_BLOCK = 4096
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 _reordering = numba.njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"}
@@ -23,59 +22,46 @@ _reordering = numba.njit(
 
 
 @_reordering
-def count_values(values: np.ndarray, histogram: np.ndarray, pivot: float) -> np.ndarray:
-    """Count values into bins, and return what else one pass gives.
+def count_values(
+    rows: np.ndarray, histogram: np.ndarray, pivot: float, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Count values into bins, widen the channels' extremes, and return sums of powers.
 
     Args:
-        values: (N,) float32.
+        rows: (N, C) float32.
         histogram: (BINS,) uint64, indexed by the upper bits of a float32; added to.
         pivot: Any finite number near the mean.
+        low: (C,) float32, lowered where a row is lower.
+        high: (C,) float32, raised where a row is higher.
 
     Returns:
-        (7,) float64: sums of the first four powers of (x − pivot), minimum, maximum, and the
-        union of the values' bits below those that choose a bin; the extremes of nothing are
-        (inf, −inf).
+        (5,) float64: sums of the first four powers of (x − pivot), and the union of the values'
+        bits below those that choose a bin.
     """
-    bits = values.view(np.uint32)
-    sums = np.zeros(7)
+    bits = rows.view(np.uint32)
+    sums = np.zeros(5)
     finer = np.uint32(0)
-    low, high = np.float32(np.inf), np.float32(-np.inf)
-    for start in range(0, values.size, _BLOCK):
-        stop = min(values.size, start + _BLOCK)
-        for i in range(start, stop):
-            histogram[bits[i] >> np.uint32(_SHIFT)] += np.uint64(1)
-            finer |= bits[i]
+    for r in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            histogram[bits[r, c] >> np.uint32(_SHIFT)] += np.uint64(1)
+            finer |= bits[r, c]
         first = second = third = fourth = 0.0
-        for i in range(start, stop):
-            value = values[i]
-            low, high = min(low, value), max(high, value)
-            d = np.float64(value) - pivot
+        for c in range(rows.shape[1]):
+            d = np.float64(rows[r, c]) - pivot
             square = d * d
             first += d
             second += square
             third += square * d
             fourth += square * square
+        for c in range(rows.shape[1]):
+            low[c] = min(low[c], rows[r, c])
+            high[c] = max(high[c], rows[r, c])
         sums[0] += first
         sums[1] += second
         sums[2] += third
         sums[3] += fourth
-    sums[4], sums[5], sums[6] = low, high, finer & np.uint32((1 << _SHIFT) - 1)
+    sums[4] = finer & np.uint32((1 << _SHIFT) - 1)
     return sums
-
-
-@_reordering
-def widen_channels(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """Widen per-channel extremes, in place.
-
-    Args:
-        rows: (N, C) float32.
-        low: (C,) float32, lowered where a row is lower.
-        high: (C,) float32, raised where a row is higher.
-    """
-    for r in range(rows.shape[0]):
-        for c in range(rows.shape[1]):
-            low[c] = min(low[c], rows[r, c])
-            high[c] = max(high[c], rows[r, c])
 
 
 @_compiled

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from calib.kernels import BINS, MANTISSA_BITS, count_values, widen_channels
+from calib.kernels import BINS, MANTISSA_BITS, count_values
 
 RELATIVE_BIN_WIDTH = 2.0**-MANTISSA_BITS
 """Largest width of a bin divided by its lower edge, for normal numbers."""
@@ -202,20 +202,29 @@ class Accumulator:
             How many of its values are NaN or infinite; these enter the histogram only.
         """
         array = np.ascontiguousarray(values, dtype=np.float32)
-        flat = array.reshape(-1)
-        before = self._nonfinite()
-        sums, pivot = self._count(flat, self._histogram)
+        rows = (
+            array.reshape(-1, array.shape[-1])
+            if array.ndim >= 2 and array.size
+            else array.reshape(1, -1)
+        )
+        low = np.full(rows.shape[1], np.inf, np.float32)
+        high = -low
+        before, pivot = self._nonfinite(), _pivot(rows)
+        sums = count_values(rows, self._histogram, pivot, low, high)
         nonfinite = self._nonfinite() - before
         if nonfinite:
-            flat = flat[np.isfinite(flat)]
-            sums, pivot = self._count(flat, np.zeros(BINS, np.uint64))
-        low, high = float(sums[4]), float(sums[5])
-        self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
-        self._exact &= sums[6] == 0.0
-        self._moments = self._moments.merge(_moments(flat.size, pivot, sums))
-        if flat.size:
-            self._run(low, high)
-        self._widen(array, finite=not nonfinite)
+            known = np.isfinite(rows)
+            low = np.where(known, rows, np.float32(np.inf)).min(axis=0)
+            high = np.where(known, rows, np.float32(-np.inf)).max(axis=0)
+            finite = rows[known][None]
+            unused = np.zeros(finite.size, np.float32)
+            sums = count_values(finite, np.zeros(BINS, np.uint64), pivot, unused, unused)
+        self._exact &= sums[4] == 0.0
+        count = rows.size - nonfinite
+        self._moments = self._moments.merge(_moments(count, pivot, sums))
+        if count:
+            self._run(float(low.min()), float(high.max()))
+            self._widen(low, high, known=array.ndim >= 2)
         return nonfinite
 
     def stats(self) -> TensorStats:
@@ -248,41 +257,35 @@ class Accumulator:
         if low is not None and high is not None:
             self._channels = (low.copy(), high.copy())
 
-    @staticmethod
-    def _count(flat: np.ndarray, histogram: np.ndarray) -> tuple[np.ndarray, float]:
-        sample = flat[:: max(1, flat.size // 1024)]
-        sample = sample[np.isfinite(sample)]
-        pivot = float(np.mean(sample, dtype=np.float64)) if sample.size else 0.0
-        sums: np.ndarray = count_values(flat, histogram, pivot)
-        return sums, pivot
-
     def _nonfinite(self) -> int:
         plus, minus = self._histogram[_NONFINITE:_SIGN], self._histogram[_SIGN + _NONFINITE :]
         return int(plus.sum() + minus.sum())
 
     def _run(self, low: float, high: float) -> None:
+        self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
         if self._batches:
             low = MOMENTUM * self._running[0] + (1 - MOMENTUM) * low
             high = MOMENTUM * self._running[1] + (1 - MOMENTUM) * high
         self._running = (low, high)
         self._batches += 1
 
-    def _widen(self, array: np.ndarray, *, finite: bool) -> None:
-        if self._channels_vary or array.ndim < 2 or not array.size:
+    def _widen(self, low: np.ndarray, high: np.ndarray, *, known: bool) -> None:
+        if self._channels_vary:
             return
-        rows = array.reshape(-1, array.shape[-1])
-        if self._channels is None:
-            shape = rows.shape[1]
-            self._channels = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
-        low, high = self._channels
-        if len(low) != rows.shape[1]:
-            self._channels, self._channels_vary = None, True
-        elif finite:
-            widen_channels(rows, low, high)
+        if self._channels is None and known:
+            self._channels = low, high
+        elif self._channels is not None and known and len(self._channels[0]) == len(low):
+            self._channels = np.minimum(self._channels[0], low), np.maximum(self._channels[1], high)
         else:
-            known = np.isfinite(rows)
-            np.minimum(low, np.where(known, rows, np.inf).min(axis=0), out=low)
-            np.maximum(high, np.where(known, rows, -np.inf).max(axis=0), out=high)
+            self._channels, self._channels_vary = None, True
+
+
+def _pivot(rows: np.ndarray) -> float:
+    """Return a number near the mean."""
+    flat = rows.reshape(-1)
+    sample = flat[:: max(1, flat.size // 1024)]
+    sample = sample[np.isfinite(sample)]
+    return float(np.mean(sample, dtype=np.float64)) if sample.size else 0.0
 
 
 def _running(a: TensorStats, of_a: float, b: TensorStats, of_b: float) -> float:

@@ -47,6 +47,8 @@ def open_reference(model: Path | bytes, *, threads: int = 0) -> Iterator[Run]:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    # its threads would otherwise spin on, beside whoever works on the outputs
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = ort.InferenceSession(
             model if isinstance(model, bytes) else str(model),
