@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import onnx_ir as ir
 
 from calib.data import Samples, check_tokens
 from calib.inputs import GraphInput
-from calib.placement import Placement
-from calib.ranges import Ranges
+from calib.quantization import Prepared
+from calib.quantization import Request as Quantization
+from calib.quantizers.trueint8 import quantize
+from calib.ranges import Ranges, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.compiling import Steps, build_engines
@@ -28,11 +30,10 @@ from deploy.manifest import (
     ModelEntry,
 )
 from deploy.planning import BuildPlan
-from deploy.quantizing import calibrated, place, quantize
 from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
-from trueint8.artifacts import staged_folder
+from trueint8.artifacts import staged_folder, storage_errors
 from trueint8.errors import ConfigError
 from trueint8.progress import Progress
 
@@ -79,16 +80,15 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     for warning in warnings:
         progress.say(f"warning: {warning}")
     graph = load_clean(folder / layout.FLOAT_GRAPH)
-    placement = place(plan, graph)
-    with steps.timed("calibrate"):
-        ranges, shapes = calibrated(folder, plan, placement, samples, progress)
     with steps.timed("golden"):
         golden = _golden(folder, plan, graph, inputs, samples, progress)
-    entries = _matmul_entries(graph, placement, shapes)
-    uncounted = uncounted_operators(graph)
-    with steps.timed("quantize"):
-        smoothed = quantize(folder, plan, placement, ranges, samples, progress)
-    engines = build_engines(folder, plan, inputs, placement, samples, steps, progress)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        request = _quantization(folder, plan, samples, Path(scratch), steps, progress)
+        prepared = quantize(request, folder / layout.INT8_GRAPH)
+        entries = _matmul_entries(prepared)
+    with storage_errors(folder):
+        (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
+    engines = build_engines(folder, plan, inputs, prepared.placement, samples, steps, progress)
     if plan.source.tokenizer is not None:
         (folder / layout.TOKENIZER).mkdir()
         copy_tokenizer(plan.source, folder / layout.TOKENIZER)
@@ -98,10 +98,10 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         model=_model_entry(plan),
         inputs=[InputEntry(name=i.name, dtype=i.dtype.name, shape=list(i.shape)) for i in inputs],
         parity=parity,
-        calibration=_calibration_entry(plan, samples, ranges),
+        calibration=_calibration_entry(plan, samples, prepared.ranges),
         matmuls=entries,
-        smoothed=smoothed,
-        uncounted=uncounted,
+        smoothed=dict(prepared.moved),
+        uncounted=uncounted_operators(graph),
         warnings=warnings,
         engines=engines,
         golden=golden,
@@ -115,11 +115,32 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         return seal(folder, manifest)
 
 
-def _matmul_entries(
-    graph: ir.Model, placement: Placement, shapes: Mapping[str, tuple[int, ...]]
-) -> list[MatMulEntry]:
+def _quantization(
+    folder: Path,
+    plan: BuildPlan,
+    samples: Samples,
+    scratch: Path,
+    steps: Steps,
+    progress: Progress,
+) -> Quantization:
+    return Quantization(
+        name=plan.source.name,
+        graph=folder / layout.FLOAT_GRAPH,
+        modules_named=plan.source.kind == "checkpoint",
+        batches=samples.batches,
+        entry=entry_from(samples, plan.amount, len(samples.batches)),
+        settings=plan.settings,
+        ranges=read_ranges(plan.ranges) if plan.ranges else None,
+        scratch=scratch,
+        progress=progress,
+        timed=steps.timed,
+    )
+
+
+def _matmul_entries(prepared: Prepared) -> list[MatMulEntry]:
     """Return every matmul with its decision, and every Conv and Gemm, which are not quantized."""
-    macs = macs_from_shapes(graph, shapes)
+    graph, placement = load_clean(prepared.graph), prepared.placement
+    macs = macs_from_shapes(graph, prepared.shapes)
     matmuls = [
         MatMulEntry(
             name=s.matmul.name,
@@ -134,7 +155,7 @@ def _matmul_entries(
         MatMulEntry(
             name=str(node.name),
             weighted=True,
-            macs=operator_macs(node, shapes),
+            macs=operator_macs(node, prepared.shapes),
             returns="",
             reason=f"{node.op_type} is not quantized by this version",
         )

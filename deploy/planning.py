@@ -12,6 +12,7 @@ from attention.text import Example
 from calib.data import DATA_FIX, Samples, batches_from_text, check_lengths, load_samples
 from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput, Request
+from calib.quantization import Settings
 from calib.ranges import Estimator
 from calib.smoothing import Smoothing
 from calib.weights import WeightScheme
@@ -99,15 +100,12 @@ class BuildPlan(CalibrationPlan):
     out: Path
     golden: Path | None
     golden_from_calib: bool
-    smoothing: Smoothing | None
-    weights: WeightScheme
-    keep_float: tuple[str, ...]
-    int8_only: tuple[str, ...]
-    quantize_head: bool
+    settings: Settings
     force: bool
 
     def request(self) -> dict[str, Any]:
         """Return what decides the bundle's content; two equal requests give the same bundle."""
+        settings = self.settings
         return {
             "trueint8": __version__,
             "model": self.source_sha256,
@@ -120,11 +118,11 @@ class BuildPlan(CalibrationPlan):
             "batch-size": self.amount.batch_size,
             "seq-len": self.amount.sequence,
             "seed": self.amount.seed,
-            "smooth": asdict(self.smoothing) if self.smoothing else None,
-            "weights": asdict(self.weights),
-            "keep-float": list(self.keep_float),
-            "int8-only": list(self.int8_only),
-            "quantize-head": self.quantize_head,
+            "smooth": asdict(settings.smoothing) if settings.smoothing else None,
+            "weights": asdict(settings.weights),
+            "keep-float": list(settings.keep_float),
+            "int8-only": list(settings.int8_only),
+            "quantize-head": settings.quantize_head,
             "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
             "engines": self.engine_versions,
         }
@@ -171,16 +169,23 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         out=_out(options, plan.source, [plan.calib_data, golden]),
         golden=golden,
         golden_from_calib=options.golden_from_calib,
-        smoothing=_smoothing(options),
+        settings=_settings(options, plan.estimator),
+        force=options.force,
+    )
+
+
+def _settings(options: BuildOptions, estimator: Estimator) -> Settings:
+    return Settings(
+        estimator=estimator,
         weights=WeightScheme(
             estimator=options.weights,
             per_channel=not options.weights_per_tensor,
             percentile=options.percentile,
         ),
+        smoothing=_smoothing(options),
         keep_float=tuple(options.keep_float),
         int8_only=tuple(options.int8_only),
         quantize_head=options.quantize_head,
-        force=options.force,
     )
 
 
