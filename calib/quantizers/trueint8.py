@@ -12,13 +12,16 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import channel_means, observe, operand_shapes
-from calib.covariance import covariances
+from calib.covariance import Tensors, covariances
 from calib.qdq import insert_qdq
 from calib.quantization import Batch, Prepared, Request
 from calib.ranges import Ranges
+from calib.readers import find_readers
 from calib.rounding import Rounded, readers_of_weights, rounded_weights
 from calib.schemes import params_of_range
-from calib.smoothing import correct_biases, smooth
+from calib.smoothing import AUTO, Smoothing, correct_biases, smooth
+from calib.smoothing_choice import BATCHES, choose_smoothing
+from export.initializers import array_of
 from export.onnx_file import graph_sha256, load_clean, save_model
 from export.parity import compare_outputs
 from export.reference import open_reference
@@ -125,11 +128,34 @@ def _smoothed(request: Request, before: Prepared) -> Prepared:
     path = request.scratch / "smoothed.onnx"
     with request.progress.step("smooth"):
         graph = load_clean(before.graph)
-        moved = smooth(
-            graph, before.placement.quantized, before.ranges.stats, request.settings.smoothing
-        )
+        how = request.settings.smoothing
+        chosen = _chosen(request, before, graph) if how.method == AUTO else how
+        moved = smooth(graph, before.placement.quantized, before.ranges.stats, chosen)
         _save_equal(graph, before.graph, path, request.batches[0])
     return replace(_calibrated(request, path), moved=moved)
+
+
+def _chosen(request: Request, before: Prepared, graph: ir.Model) -> dict[str, Smoothing | None]:
+    """Choose a smoothing for each activation whose channels' extremes are known."""
+    stats, weights = before.ranges.stats, request.settings.weights
+    readers: dict[Tensors, list[np.ndarray]] = {
+        (str(r.value.name),): [array_of(n.inputs[1]) for n in r.nodes]
+        for r in find_readers(graph.graph, before.placement.quantized)
+        if stats[str(r.value.name)].channel_minimum is not None
+    }
+    matrices = covariances(
+        before.graph,
+        list(readers),
+        stats,
+        request.batches[:BATCHES],
+        centred=True,
+        scratch=request.scratch,
+        progress=request.progress,
+    )
+    return {
+        names[0]: choose_smoothing(stats[names[0]], matrix, readers[names], weights)
+        for names, matrix in matrices
+    }
 
 
 def _save_equal(graph: ir.Model, before: Path, after: Path, batch: Batch) -> None:
