@@ -14,6 +14,9 @@ MANTISSA_BITS = 11
 BINS = 1 << (9 + MANTISSA_BITS)
 """One bin per sign, exponent and leading bits of the mantissa of a float32."""
 
+CARRIED = 255
+"""What one of ``carried`` stands for."""
+
 _SHIFT = 23 - MANTISSA_BITS
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 _reordering = numba.njit(
@@ -23,13 +26,23 @@ _reordering = numba.njit(
 
 @_reordering
 def count_values(
-    rows: np.ndarray, histogram: np.ndarray, pivot: float, low: np.ndarray, high: np.ndarray
+    rows: np.ndarray,
+    units: np.ndarray,
+    carried: np.ndarray,
+    pivot: float,
+    low: np.ndarray,
+    high: np.ndarray,
 ) -> np.ndarray:
     """Count values into bins, widen the channels' extremes, and return sums of powers.
 
+    A count is ``units`` + :data:`CARRIED`·``carried``, and ``units`` is 0 only where nothing was counted.
+    One byte for each bin in use stays in the processor's first cache; one addition in 255 goes
+    further.
+
     Args:
         rows: (N, C) float32.
-        histogram: (BINS,) uint64, indexed by the upper bits of a float32; added to.
+        units: (BINS,) uint8, indexed by the upper bits of a float32; added to.
+        carried: (BINS,) uint64; one more where ``units`` is full and starts from 1.
         pivot: Any finite number near the mean.
         low: (C,) float32, lowered where a row is lower.
         high: (C,) float32, raised where a row is higher.
@@ -43,8 +56,12 @@ def count_values(
     finer = np.uint32(0)
     for r in range(rows.shape[0]):
         for c in range(rows.shape[1]):
-            histogram[bits[r, c] >> np.uint32(_SHIFT)] += np.uint64(1)
-            finer |= bits[r, c]
+            place = bits[r, c] >> np.uint32(_SHIFT)
+            count = np.uint8(units[place] + np.uint8(1))
+            if count == 0:
+                carried[place] += np.uint64(1)
+                count = np.uint8(1)
+            units[place] = count
         first = second = third = fourth = 0.0
         for c in range(rows.shape[1]):
             d = np.float64(rows[r, c]) - pivot
@@ -54,6 +71,7 @@ def count_values(
             third += square * d
             fourth += square * square
         for c in range(rows.shape[1]):
+            finer |= bits[r, c]
             low[c] = min(low[c], rows[r, c])
             high[c] = max(high[c], rows[r, c])
         sums[0] += first
