@@ -156,9 +156,10 @@ def _trueint8(graph: Path) -> Prepared:
     from trueint8.progress import Silence
 
     def run(batches: Batches, scratch: Path) -> None:
-        matmuls = find_matmuls(load_clean(graph), modules_named=True)
+        model = load_clean(graph)
+        matmuls = find_matmuls(model, modules_named=True)
         tensors = place_qdq(matmuls, quantize_head=False).tensors
-        seen = observe(graph, tensors, batches, scratch=scratch, progress=Silence())
+        seen = observe(model, tensors, batches, progress=Silence())
         for name in ESTIMATORS.names():
             Ranges("", Estimator(name), [], seen.stats).covered()
 

@@ -35,9 +35,9 @@ def count_values(
 ) -> np.ndarray:
     """Count values into bins, widen the channels' extremes, and return sums of powers.
 
-    A count is ``units`` + :data:`CARRIED`·``carried``, and ``units`` is 0 only where nothing was counted.
-    One byte for each bin in use stays in the processor's first cache; one addition in 255 goes
-    further.
+    A count is ``units`` + :data:`CARRIED`·``carried``, and ``units`` is 0 only where nothing was
+    counted. One byte for each bin in use stays in the processor's first cache; one addition in
+    255 goes further.
 
     Args:
         rows: (N, C) float32.

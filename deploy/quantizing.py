@@ -54,12 +54,12 @@ def calibrated(
 
     With them come the shapes of every matmul's operands for one sequence.
     """
-    graph = folder / layout.FLOAT_GRAPH
-    digest = graph_sha256(graph)
+    path = folder / layout.FLOAT_GRAPH
+    digest, graph = graph_sha256(path), load_clean(path)
     if plan.ranges is not None:
         given = read_ranges(plan.ranges).restricted(placement.tensors, plan.estimator, digest)
-        return given, operand_shapes(graph, samples.batches[0], scratch=folder)
-    seen = observe(graph, placement.tensors, samples.batches, scratch=folder, progress=progress)
+        return given, operand_shapes(graph, samples.batches[0])
+    seen = observe(graph, placement.tensors, samples.batches, progress=progress)
     entry = entry_from(samples, plan.amount, len(samples.batches))
     return Ranges(digest, plan.estimator, [entry], seen.stats), seen.shapes
 
@@ -86,7 +86,7 @@ def quantize(
     params = {name: params_of_range(name, covered[name]) for name in placement.tensors}
     graph = load_clean(source)
     if plan.smoothing is not None and plan.smoothing.shifts:
-        means = channel_means(source, params, samples.batches, scratch=folder, progress=progress)
+        means = channel_means(graph, params, samples.batches, progress=progress)
         correct_biases(graph, placement.quantized, means, plan.weights)
     with progress.step("quantize weights"):
         insert_qdq(graph, placement, params, plan.weights)
@@ -115,8 +115,9 @@ def _smoothed(
         moved = smooth(graph, placement.quantized, ranges.stats, plan.smoothing)
         save_model(graph, path)
         _prove_equal(folder / layout.FLOAT_GRAPH, path, samples)
-    again = place(plan, load_clean(path))
-    seen = observe(path, again.tensors, samples.batches, scratch=folder, progress=progress)
+    graph = load_clean(path)
+    again = place(plan, graph)
+    seen = observe(graph, again.tensors, samples.batches, progress=progress)
     entry = entry_from(samples, plan.amount, len(samples.batches))
     found = replace(ranges, graph=graph_sha256(path), data=[entry], stats=seen.stats)
     return again, found, moved
