@@ -18,13 +18,18 @@ CARRIED = 255
 """What one of ``carried`` stands for."""
 
 _SHIFT = 23 - MANTISSA_BITS
+_REORDERING = {"reassoc", "contract", "nsz", "nnan"}
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
-_reordering = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"}
+_reordering = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_REORDERING)
+
+
+@numba.njit(
+    "float64[::1](float32[:,::1], uint8[::1], uint64[::1], float64, float32[::1], float32[::1])",
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+    fastmath=_REORDERING,
 )
-
-
-@_reordering
 def count_values(
     rows: np.ndarray,
     units: np.ndarray,
@@ -82,14 +87,16 @@ def count_values(
     return sums
 
 
-@_compiled
+@_reordering
 def squared_error(
     low: np.ndarray, high: np.ndarray, counts: np.ndarray, scale: float, qmin: int, qmax: int
 ) -> float:
     """Return Σ (x − scale·clip(round(x / scale), qmin, qmax))² over a histogram.
 
-    Values are taken to be spread evenly within a bin, over which the error is integrated:
-    its antiderivative is G(x) = n·scale³/12 + (x − n·scale)³/3 with n the integer of x.
+    Values are taken to be spread evenly within a bin, over which the error is integrated: its
+    antiderivative is n·scale³/12 + (x − n·scale)³/3 with n the integer of x. With errors a, b at
+    the edges and f = (a² + ab + b²)/3, the mean over a bin is f where both edges have one
+    integer, and f + Δn·(scale³/12 − scale·f) / (high − low) elsewhere.
 
     Args:
         low: (N,) float64, lower edges of the bins.
@@ -100,18 +107,16 @@ def squared_error(
         qmax: Largest integer.
     """
     total = 0.0
-    cube = scale * scale * scale / 12.0
+    least, most = np.float64(qmin), np.float64(qmax)
+    inverse, cube = 1.0 / scale, scale * scale * scale / 12.0
     for i in range(low.size):
-        a, b = low[i], high[i]
-        m = min(max(np.rint(a / scale), qmin), qmax)
-        da = a - m * scale
-        if b > a:
-            n = min(max(np.rint(b / scale), qmin), qmax)
-            db = b - n * scale
-            area = (n - m) * cube + (db * db * db - da * da * da) / 3.0
-            total += counts[i] * area / (b - a)
-        else:
-            total += counts[i] * da * da
+        m = min(max(np.rint(low[i] * inverse), least), most)
+        n = min(max(np.rint(high[i] * inverse), least), most)
+        a, b = low[i] - m * scale, high[i] - n * scale
+        even = (a * a + a * b + b * b) / 3.0
+        width = high[i] - low[i]
+        steps = (n - m) / width if width > 0.0 else 0.0
+        total += counts[i] * (even + steps * (cube - scale * even))
     return total
 
 

@@ -235,7 +235,7 @@ class Accumulator:
 
     def stats(self) -> TensorStats:
         """Return what was learnt so far."""
-        bins = np.flatnonzero(self._units)
+        bins = np.flatnonzero(self._units != 0)
         low, high = self._channels if self._channels is not None else (None, None)
         return TensorStats(
             bins=bins.astype(np.uint32),
