@@ -146,23 +146,33 @@ class TensorStats:
     def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return lower edges, upper edges and counts of the bins of finite x, ascending.
 
-        Edges are float64, cut to the exact extremes, and equal where the values are ``exact``.
+        Edges are float64, cut to the exact extremes, and equal where the values are ``exact`` or
+        an extreme is alone in its bin.
         """
         (above, of_above), (below, of_below) = self._positive(), self._negative()
         near, far = self._edges(above)
         nearer, farther = (-edge[::-1] for edge in self._edges(below))
         low, high = np.concatenate([farther, near]), np.concatenate([nearer, far])
-        cut = (np.clip(edge, self.minimum, self.maximum) for edge in (low, high))
-        return (*cut, np.concatenate([of_below[::-1], of_above]))  # type: ignore[return-value]
+        counts = np.concatenate([of_below[::-1], of_above])
+        low, high = (np.clip(edge, self.minimum, self.maximum) for edge in (low, high))
+        if counts[:1] == 1:
+            high[0] = self.minimum
+        if counts[-1:] == 1:
+            low[-1] = self.maximum
+        return low, high, counts
 
     def magnitudes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return lower edges, upper edges and counts of the bins of finite |x|, ascending.
 
-        Edges are float64, cut to the exact ``absmax``, equal where the values are ``exact``.
+        Edges are float64, cut to the exact ``absmax``, and equal where the values are ``exact``
+        or the largest is alone in its bin.
         """
         bins, counts = _summed([self._positive(), self._negative()])
         low, high = self._edges(bins)
-        return np.minimum(low, self.absmax), np.minimum(high, self.absmax), counts
+        low, high = np.minimum(low, self.absmax), np.minimum(high, self.absmax)
+        if counts[-1:] == 1:
+            low[-1] = self.absmax
+        return low, high, counts
 
     def _positive(self) -> tuple[np.ndarray, np.ndarray]:
         """Return bins and counts of finite values that have no minus sign."""
