@@ -8,7 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-MANTISSA_BITS = 11
+MANTISSA_BITS = 12
 """Bits of the mantissa that choose a bin."""
 
 BINS = 1 << (9 + MANTISSA_BITS)
@@ -145,22 +145,34 @@ def divergences(counts: np.ndarray, levels: int) -> np.ndarray:
         entropy[i + 1] = entropy[i] + (c * np.log(c) if c > 0.0 else 0.0)
     total = mass[counts.size]
     found = np.full(counts.size + 1 - levels, np.inf)
+    # a group's Σ p·log q by its width and start; most groups recur
+    terms = np.zeros((counts.size // levels + 2, counts.size))
     for kept in range(levels, counts.size + 1):
         inside, last = mass[kept], counts[kept - 1]
         moved = last + total - inside
         if inside <= 0.0:
             continue
         p_log_p = entropy[kept - 1] + (moved * np.log(moved) if moved > 0.0 else 0.0)
-        p_log_q = 0.0
-        for level in range(levels):
-            start, stop = level * kept // levels, (level + 1) * kept // levels
-            group, slots = mass[stop] - mass[start], filled[stop] - filled[start]
-            weight = group
-            if stop == kept:
-                weight += total - inside
-                slots += last == 0.0 and moved > 0.0
-            if weight > 0.0:
-                p_log_q += weight * np.log(group / slots) if group > 0.0 else -np.inf
+        p_log_q, start = 0.0, 0
+        width, rest = divmod(kept, levels)
+        over = 0
+        for _ in range(levels - 1):
+            over += rest
+            stop = start + width + (over >= levels)
+            over -= levels * (over >= levels)
+            term = terms[stop - start, start]
+            if term == 0.0:
+                group = mass[stop] - mass[start]
+                if group > 0.0:
+                    term = group * np.log(group / (filled[stop] - filled[start]))
+                    terms[stop - start, start] = term
+            p_log_q += term
+            start = stop
+        group = inside - mass[start]
+        slots = filled[kept] - filled[start] + (last == 0.0 and moved > 0.0)
+        weight = group + total - inside
+        if weight > 0.0:
+            p_log_q += weight * np.log(group / slots) if group > 0.0 else -np.inf
         found[kept - levels] = (p_log_p - p_log_q) / total - np.log(total / inside)
     return found
 

@@ -26,7 +26,7 @@ from calib.schemes import INT8, QuantParams, Range, Scheme, params_of_range
 from calib.stats import Moments, TensorStats
 from trueint8.errors import CalibrationError, IntegrityError
 
-FORMAT = "trueint8 ranges 1"
+FORMAT = "trueint8 ranges 2"
 
 
 @dataclass(frozen=True, slots=True)

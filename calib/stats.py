@@ -67,9 +67,9 @@ class TensorStats:
     """All one pass learned of a tensor's values.
 
     Attributes:
-        bins: (N,) uint32, the bins that hold values, ascending. A bin is the upper 20 bits of a
-            value's float32: sign, exponent and 11 bits of mantissa. No range is needed
-            beforehand, and a normal number is known to one part in 2048.
+        bins: (N,) uint32, the bins that hold values, ascending. A bin is the upper 21 bits of a
+            value's float32: sign, exponent and 12 bits of mantissa. No range is needed
+            beforehand, and a normal number is known to one part in 4096.
         counts: (N,) uint64, values in each.
         minimum: Smallest finite value, exact; inf if there is none.
         maximum: Largest finite value, exact; −inf if there is none.
@@ -192,8 +192,8 @@ class TensorStats:
 class Accumulator:
     """Collects one tensor batch by batch.
 
-    The histogram spans every float32, 9 MiB of address space; only pages that hold
-    counts take memory, at most 18 KiB for each sign and power of two that occurs.
+    The histogram spans every float32, 18 MiB of address space; only pages that hold
+    counts take memory, at most 36 KiB for each sign and power of two that occurs.
     """
 
     def __init__(self, start: TensorStats | None = None) -> None:
