@@ -116,7 +116,7 @@ def split_weights(model: ir.Model) -> tuple[bytes, dict[str, np.ndarray]]:
     """Return the serialized graph without its large FP32 weights, and these by name.
 
     The bytes call them external, of a file that does not exist: whoever opens them holds the
-    arrays. Nothing is copied but what is small.
+    arrays.
     """
     bare = model.clone()
     weights = {}
@@ -126,7 +126,12 @@ def split_weights(model: ir.Model) -> tuple[bytes, dict[str, np.ndarray]]:
             continue
         weights[name] = np.require(tensor.numpy(), requirements=["C", "A"])
         value.const_value = ir.ExternalTensor(
-            "held-in-memory", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
+            "held-in-memory",
+            0,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name,
         )
     data: bytes = ir.to_proto(bare).SerializeToString()
     return data, weights
