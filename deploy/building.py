@@ -80,12 +80,12 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     for warning in warnings:
         progress.say(f"warning: {warning}")
     graph = load_clean(folder / layout.FLOAT_GRAPH)
-    with steps.timed("golden"):
-        golden = _golden(folder, plan, graph, inputs, samples, progress)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         request = _quantization(folder, plan, samples, Path(scratch), steps, progress)
         prepared = quantize(request, folder / layout.INT8_GRAPH)
         entries = _matmul_entries(prepared)
+    with steps.timed("golden"):
+        golden = _golden(folder, plan, graph, inputs, samples, progress)
     with storage_errors(folder):
         (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
     engines = build_engines(folder, plan, inputs, prepared.placement, samples, steps, progress)

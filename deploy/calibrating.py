@@ -43,15 +43,16 @@ def calibrate(plan: CalibrationPlan, out: Path, *, force: bool, progress: Progre
         _, samples, _ = write_float_graph(folder, plan, progress)
         for warning in plan.warnings(samples):
             progress.say(f"warning: {warning}")
-        graph = folder / layout.FLOAT_GRAPH
-        matmuls = find_matmuls(load_clean(graph), modules_named=plan.source.kind == "checkpoint")
+        path = folder / layout.FLOAT_GRAPH
+        graph = load_clean(path)
+        matmuls = find_matmuls(graph, modules_named=plan.source.kind == "checkpoint")
         tensors = place_qdq(matmuls, quantize_head=True).tensors
         if not tensors:
             raise BuildError(
                 f"{plan.source.name} has no matmul with weights to quantize",
                 fix="check that the graph holds MatMul or Gemm nodes with constant weights",
             )
-        digest = graph_sha256(graph)
+        digest = graph_sha256(path)
         partial = out.with_name(f".{out.name}.partial")
 
         def known(stats: Mapping[str, TensorStats], done: int) -> Ranges:
@@ -65,7 +66,6 @@ def calibrate(plan: CalibrationPlan, out: Path, *, force: bool, progress: Progre
             graph,
             tensors,
             samples.batches,
-            scratch=folder,
             progress=progress,
             start=start.stats if start else None,
             done=start.data[0].batches if start else 0,

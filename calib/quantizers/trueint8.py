@@ -48,11 +48,12 @@ def prepare(request: Request) -> Prepared:
     Raises:
         As :func:`quantize`.
     """
-    placement = request.place(load_clean(request.graph))
+    graph = load_clean(request.graph)
+    placement = request.place(graph)
     if request.ranges is not None:
         digest = graph_sha256(request.graph)
         ranges = request.ranges.restricted(placement.tensors, request.settings.estimator, digest)
-        shapes = operand_shapes(request.graph, request.batches[0], scratch=request.scratch)
+        shapes = operand_shapes(graph, request.batches[0])
         prepared = Prepared(request.graph, placement, ranges, shapes, {})
     else:
         prepared = _calibrated(request, request.graph)
@@ -76,13 +77,7 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
     if settings.weights.rounding == "gptq":
         rounded = _rounded(prepared, request, graph, centred=shifts)
     if shifts:
-        means = channel_means(
-            prepared.graph,
-            params,
-            request.batches,
-            scratch=request.scratch,
-            progress=request.progress,
-        )
+        means = channel_means(graph, params, request.batches, progress=request.progress)
         correct_biases(graph, placement.quantized, means, settings.weights, rounded)
     with request.progress.step("quantize weights"):
         insert_qdq(graph, placement, params, settings.weights, rounded)
@@ -97,12 +92,11 @@ def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: 
     stats = prepared.ranges.stats
     readers = readers_of_weights(graph.graph, prepared.placement.quantized, stats)
     matrices = covariances(
-        prepared.graph,
+        graph,
         list(dict.fromkeys(tensors for _, tensors in readers.values())),
         stats,
         request.batches,
         centred=centred,
-        scratch=request.scratch,
         progress=request.progress,
     )
     return rounded_weights(readers, matrices, request.settings.weights)
@@ -110,14 +104,9 @@ def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: 
 
 def _calibrated(request: Request, path: Path) -> Prepared:
     """Make a pass over a graph."""
-    placement = request.place(load_clean(path))
-    seen = observe(
-        path,
-        placement.tensors,
-        request.batches,
-        scratch=request.scratch,
-        progress=request.progress,
-    )
+    graph = load_clean(path)
+    placement = request.place(graph)
+    seen = observe(graph, placement.tensors, request.batches, progress=request.progress)
     ranges = Ranges(graph_sha256(path), request.settings.estimator, [request.entry], seen.stats)
     return Prepared(path, placement, ranges, seen.shapes, {})
 
@@ -144,12 +133,11 @@ def _chosen(request: Request, before: Prepared, graph: ir.Model) -> dict[str, Sm
         if stats[str(r.value.name)].channel_minimum is not None
     }
     matrices = covariances(
-        before.graph,
+        graph,
         list(readers),
         stats,
         request.batches[:BATCHES],
         centred=True,
-        scratch=request.scratch,
         progress=request.progress,
     )
     return {
