@@ -31,7 +31,7 @@ from deploy.manifest import (
 )
 from deploy.planning import BuildPlan
 from export.matmuls import macs_from_shapes, vocabulary_size
-from export.onnx_file import load_clean
+from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
 from trueint8.artifacts import staged_folder, storage_errors
 from trueint8.errors import ConfigError
@@ -85,6 +85,8 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         request = _quantization(folder, plan, samples, Path(scratch), steps, progress)
         prepared = quantize(request, folder / layout.INT8_GRAPH)
+        if prepared.graph != request.graph:
+            save_model(load_clean(prepared.graph), folder / layout.SMOOTHED_GRAPH)
         entries = _matmul_entries(prepared)
     with storage_errors(folder):
         (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))

@@ -134,7 +134,7 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
     progress, asked = session.progress, session.request.samples
     data_file = scratch / "evaluation.npz"
     with progress.step(f"read {session.request.data.name} for {bundle.path.name}"):
-        data = _evaluation_data(session.request, bundle)
+        data = evaluation_data(session.request, bundle)
         data.save(data_file)
     if data.count < asked:
         progress.say(f"evaluated on {data.count} of {asked} sequences asked for")
@@ -155,7 +155,12 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
             yield _built_row(session, bundle, name, coverage)
 
 
-def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
+def evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
+    """Read the request's data as batches with targets for a bundle's task.
+
+    Raises:
+        DataError: If the data does not fit the model.
+    """
     manifest = bundle.manifest
     sequence = request.seq_len or manifest.calibration.sequence
     samples = load_samples(
