@@ -91,6 +91,4 @@ def _weight(graph: ir.Graph, operand: ir.Value, matmul: MatMul, how: WeightSchem
     if params.scale.ndim:
         shape[axis] = -1
     name = fresh_name(graph, f"{matmul.name}.weight_rounded")
-    return add_initializer(
-        graph, name, integers.astype(np.float32) * params.scale.reshape(shape)
-    )
+    return add_initializer(graph, name, integers.astype(np.float32) * params.scale.reshape(shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from calib.data import Samples, check_tokens
 from calib.inputs import GraphInput
 from calib.quantization import Prepared
 from calib.quantization import Request as Quantization
-from calib.quantizers.trueint8 import quantize
+from calib.quantizers.trueint8 import quantize, write_qdq
 from calib.ranges import Ranges, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
@@ -28,8 +29,12 @@ from deploy.manifest import (
     Manifest,
     MatMulEntry,
     ModelEntry,
+    SearchEntry,
 )
 from deploy.planning import BuildPlan
+from deploy.search.candidates import Quantized
+from deploy.search.planning import SearchPlan
+from deploy.search.searching import Subject, search_placement, with_kept
 from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
@@ -85,6 +90,10 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         request = _quantization(folder, plan, samples, Path(scratch), steps, progress)
         prepared = quantize(request, folder / layout.INT8_GRAPH)
+        found = None
+        if plan.search is not None:
+            with steps.timed("search"):
+                prepared, found = _search(folder, plan, plan.search, inputs, prepared, request)
         if prepared.graph != request.graph:
             save_model(load_clean(prepared.graph), folder / layout.SMOOTHED_GRAPH)
         entries = _matmul_entries(prepared)
@@ -103,6 +112,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         calibration=_calibration_entry(plan, samples, prepared.ranges),
         matmuls=entries,
         smoothed=dict(prepared.moved),
+        search=found,
         uncounted=uncounted_operators(graph),
         warnings=warnings,
         engines=engines,
@@ -137,6 +147,32 @@ def _quantization(
         progress=progress,
         timed=steps.timed,
     )
+
+
+def _search(
+    folder: Path,
+    plan: BuildPlan,
+    search: SearchPlan,
+    inputs: list[GraphInput],
+    prepared: Prepared,
+    request: Quantization,
+) -> tuple[Prepared, SearchEntry]:
+    """Choose what stays in float, and write the Q/DQ graph anew without it."""
+    out = folder / layout.INT8_GRAPH
+    macs = {m.name: m.macs for m in _matmul_entries(prepared) if not m.reason}
+    subject = Subject(
+        graphs=Quantized(prepared.graph, out, macs),
+        model=_model_entry(plan),
+        inputs=inputs,
+        tokenizer=plan.source.tokenizer,
+        amount=plan.amount,
+    )
+    found = search_placement(subject, search, request.scratch, request.progress)
+    if found.kept:
+        placement = with_kept(prepared.placement, found.kept, search.target_drop)
+        prepared = replace(prepared, placement=placement)
+        write_qdq(prepared, request, out)
+    return prepared, found
 
 
 def _matmul_entries(prepared: Prepared) -> list[MatMulEntry]:

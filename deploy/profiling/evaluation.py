@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 
-from calib.data import Samples, load_tokenizer
+from calib.data import Samples, check_lengths, check_tokens, load_samples, load_tokenizer
+from calib.inputs import GraphInput, Request
 from calib.labels import check_labels
+from deploy.manifest import ModelEntry
 from deploy.profiling.results import Accuracy
 from deploy.sessions import Session
+from export.matmuls import vocabulary_size
+from export.onnx_file import load_clean
 from export.source import Task
 from trueint8.errors import ConfigError, DataError, RunError
 
@@ -61,6 +66,51 @@ def load_evaluation(path: Path) -> EvaluationSet:
                     batches.append({})
                 batches[int(head)][name] = archive[key]
     return EvaluationSet(target, batches, targets)
+
+
+def read_evaluation(
+    path: Path,
+    amount: Request,
+    model: ModelEntry,
+    inputs: Sequence[GraphInput],
+    *,
+    graph: Path,
+    tokenizer: Path | None,
+) -> EvaluationSet:
+    """Read data as batches with targets.
+
+    Args:
+        path: The data.
+        amount: How much of it, in what shape and order.
+        model: Decides the targets.
+        inputs: Of the graph.
+        graph: The float graph.
+        tokenizer: Its folder, if the model has one.
+
+    Raises:
+        DataError: If the data does not fit the model.
+        ConfigError: As :func:`evaluation_set`.
+    """
+    samples = load_samples(
+        path, amount, inputs, task=model.task, tokenizer=tokenizer, label_ids=model.label_ids
+    )
+    loaded = load_clean(graph)
+    check_labels(
+        samples.name,
+        samples.labels or [],
+        classes=_known_classes(loaded),
+        label_ids=model.label_ids,
+    )
+    check_lengths(samples, model.max_positions)
+    check_tokens(samples, vocabulary_size(loaded, "input_ids"))
+    return evaluation_set(samples, model.task, tokenizer, amount.seed)
+
+
+def _known_classes(graph: ir.Model) -> int | None:
+    """Return the last axis of the first output, where it is (B, classes) and of fixed size."""
+    shape = graph.graph.outputs[0].shape
+    size = shape[1] if shape is not None and len(shape) == 2 else None
+    return size if isinstance(size, int) else None
 
 
 def evaluation_set(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from trueint8.errors import DataError, RunError
 
 Metric = Literal["perplexity", "accuracy", "cosine"]
 
-DROP_UNIT: dict[Metric, str] = {"perplexity": "%", "accuracy": "points", "cosine": "points"}
+DropUnit = Literal["%", "points"]
+
+DROP_UNIT: dict[Metric, DropUnit] = {"perplexity": "%", "accuracy": "points", "cosine": "points"}
 METRIC_OF: dict[str, Metric] = {"tokens": "perplexity", "labels": "accuracy", "cosine": "cosine"}
 
 _RESAMPLES = 1000
@@ -72,6 +74,11 @@ def score(run: Run, data: EvaluationSet, expected: Sequence[np.ndarray] | None =
     if not sum(counts):
         raise DataError("no token of the evaluation data counts", fix="pass more text")
     return Scores(metric, tuple(sums), tuple(counts))
+
+
+def scores_from(stored: Mapping[str, Any]) -> Scores:
+    """Return scores that were stored as JSON."""
+    return Scores(stored["metric"], tuple(stored["sums"]), tuple(stored["counts"]))
 
 
 def drop(reference: Scores, candidate: Scores) -> Estimate:

@@ -13,13 +13,14 @@ from pydantic import Field
 
 from deploy.bundle import Bundle, open_bundle
 from deploy.engines import ENGINES
+from deploy.manifest import Interval
 from deploy.profiling.evaluation import EvaluationSet
 from deploy.profiling.measurement import ProfileRequest, evaluation_data
 from deploy.profiling.results import check_writable
-from deploy.profiling.scoring import DROP_UNIT, Metric, Scores, drop, recovery
+from deploy.profiling.scoring import DROP_UNIT, Metric, Scores, drop, recovery, scores_from
 from deploy.profiling.statistics import Estimate
 from deploy.record import Record
-from deploy.search.candidates import Evaluator, open_on, open_simulated, quantized_from_bundle
+from deploy.search.candidates import Evaluator, Open, open_on, open_simulated, quantized_from_bundle
 from deploy.sessions import Engine
 from trueint8.artifacts import sha256_tree, write_atomically
 from trueint8.errors import ConfigError, DataError, RunError, UnknownName
@@ -28,14 +29,6 @@ from trueint8.progress import Progress
 from trueint8.registry import did_you_mean
 
 SCHEMA: Literal["trueint8/sensitivity/1"] = "trueint8/sensitivity/1"
-
-
-class Interval(Record):
-    """A figure with its 95 % interval over resampled sequences."""
-
-    value: float
-    low: float
-    high: float
 
 
 class LayerEntry(Record):
@@ -57,7 +50,7 @@ class SensitivityReport(Record):
     kind: Kind = Field(description="Of every figure of a quantized graph.")
     engine: str = Field(description="That ran it; of a SIMULATED graph, the float reference.")
     metric: Metric
-    drop_unit: str = Field(description="percent of perplexity, or points of accuracy and cosine.")
+    drop_unit: str = Field(description="%: of perplexity; points: of accuracy or cosine.")
     sequences: int
     float_value: float = Field(description="The float graph's metric, MEASURED in FP32.")
     int8_value: float = Field(description="The whole Q/DQ graph's.")
@@ -122,7 +115,7 @@ def measure_sensitivity(request: SensitivityRequest, progress: Progress) -> Sens
     asked = _asked(request, bundle)
     kept = Known(request.out.with_name(f".{request.out.name}.partial"), asked, progress)
     with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
-        run = open_simulated
+        run: Open = open_simulated
         if engine is not None:
             run = open_on(engine, bundle.manifest.graph_inputs(), data.batches[0])
         evaluator = Evaluator(graphs, data, run, Path(scratch))
@@ -150,7 +143,7 @@ class Known:
         try:
             stored = json.loads(path.read_bytes())
             changed = [k for k in asked if stored["request"].get(k) != asked[k]]
-            found = {k: _scores_from(v) for k, v in stored["scores"].items()}
+            found = {k: scores_from(v) for k, v in stored["scores"].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             progress.say(f"{path} is not readable: starting anew")
             return
@@ -262,22 +255,19 @@ def _report(
         sequences=data.count,
         float_value=reference.value,
         int8_value=whole.value,
-        int8_drop=_interval(drop(reference, whole)),
+        int8_drop=interval_from(drop(reference, whole)),
         layers=[
             LayerEntry(
                 matmul=name,
                 macs=macs[name],
-                alone=_interval(alone[name]),
-                recovered=_interval(recovered[name]),
+                alone=interval_from(alone[name]),
+                recovered=interval_from(recovered[name]),
             )
             for name in rank(macs, alone, recovered)
         ],
     )
 
 
-def _interval(estimate: Estimate) -> Interval:
+def interval_from(estimate: Estimate) -> Interval:
+    """Return an estimate as it is stored."""
     return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
-
-
-def _scores_from(stored: Mapping[str, Any]) -> Scores:
-    return Scores(stored["metric"], tuple(stored["sums"]), tuple(stored["counts"]))
