@@ -17,7 +17,7 @@ from pydantic import Field
 
 from calib.placement import Placement, Site
 from calib.ranges import Ranges, read_ranges
-from calib.schemes import Scheme
+from calib.schemes import FEWEST_BITS, MOST_BITS, Scheme
 from calib.simulation import round_operands
 from calib.weights import WeightScheme
 from deploy.bundle import RANGES, Bundle, open_bundle
@@ -100,11 +100,12 @@ def bits_from_text(flag: str, text: str | None) -> list[Bits]:
         word = part.strip()
         if word == "float":
             found.append(None)
-        elif word.isdigit():
-            found.append(Scheme(int(word)).bits)
+        elif word.isdecimal() and FEWEST_BITS <= int(word) <= MOST_BITS:
+            found.append(int(word))
         else:
             raise ConfigError(
-                f"{flag} holds {word!r}; expected widths from 2 to 16, or float, with commas",
+                f"{flag} holds {word!r}; expected widths from "
+                f"{FEWEST_BITS} to {MOST_BITS}, or float, with commas",
                 fix=f"pass {flag} 16,8,6,4",
             )
     return found

@@ -77,33 +77,34 @@ def search_placement(
     engine: Engine = ENGINES.load(plan.engine)
     candidates: list[Candidate] = []
     bench = Bench(engine, subject.graphs, subject.inputs, data, scratch, subject.amount.seed)
-    with bench, progress.step(f"search on {plan.engine}") as advance:
 
-        def measure(kept: Kept) -> Candidate | None:
-            if candidates and over():
-                return None
-            found = bench.measure(kept)
-            candidates.append(found)
-            progress.say(candidate_line(found, DROP_UNIT[bench.float_scores.metric]))
-            advance(1)
-            return found
+    def measure(kept: Kept) -> Candidate | None:
+        if candidates and over():
+            return None
+        found = bench.measure(kept)
+        candidates.append(found)
+        progress.say(candidate_line(found, DROP_UNIT[bench.float_scores.metric]))
+        return found
 
+    with bench:
         first = measure(())
         if first is not None and first.drop.value > plan.target_drop:
-            order = _ranking(Evaluator(subject.graphs, data, open_simulated, scratch), over)
-            find_fewest(order, measure, plan.target_drop)
+            evaluator = Evaluator(subject.graphs, data, open_simulated, scratch)
+            find_fewest(_ranking(evaluator, over, progress), measure, plan.target_drop)
     return _entry(plan, data, bench, candidates, over=ended, seconds=time.monotonic() - began)
 
 
-def _ranking(evaluator: Evaluator, over: Callable[[], bool]) -> list[str]:
+def _ranking(evaluator: Evaluator, over: Callable[[], bool], progress: Progress) -> list[str]:
     """Order matmuls by what each recovers in simulation; those not reached in time come last."""
     macs = evaluator.graphs.macs
     reference, whole = evaluator.float_scores(), evaluator.scores(())
     recovered: dict[str, Estimate] = {}
-    for name in macs:
-        if over():
-            break
-        recovered[name] = recovery(reference, whole, evaluator.scores((name,)))
+    with progress.step("rank matmuls", total=len(macs)) as advance:
+        for name in macs:
+            if over():
+                break
+            recovered[name] = recovery(reference, whole, evaluator.scores((name,)))
+            advance(1)
     ranked = rank({name: macs[name] for name in recovered}, {}, recovered)
     return [*ranked, *(name for name in macs if name not in recovered)]
 
