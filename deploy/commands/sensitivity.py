@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.options import argument, check_counts, command_from_options, option, print_json
+from deploy.options import argument, command_from_options, option, print_json
+
+if TYPE_CHECKING:
+    from deploy.profiling.measurement import ProfileRequest
 
 HELP = """Rank the quantized matmuls of a bundle by what each does to the task's metric.
 
@@ -29,13 +33,10 @@ Examples:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SensitivityOptions:
-    """Everything ``deploy sensitivity`` can be told."""
+class EvaluationOptions:
+    """What ``deploy sensitivity`` and ``deploy simulate`` share."""
 
-    bundle: str | None = argument(metavar="BUNDLE")
     data: str | None = option(help="Evaluation data: .txt, .jsonl, .npz, or a folder of such.")
-    out: str = option("sensitivity.json", short="-o", help="What to write.")
-    engine: str | None = option(help="Measure on this engine of the bundle instead of simulating.")
     samples: int = option(64, type=int, help="Sequences to evaluate on.")
     batch_size: int = option(8, type=int, help="Sequences per inference.")
     seq_len: int | None = option(type=int, help="Tokens per sequence.  [default: as calibrated]")
@@ -44,31 +45,47 @@ class SensitivityOptions:
     json: bool = option(False, type=bool, help="Print the result as JSON.")
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
+    def request(self, bundles: Sequence[str]) -> ProfileRequest:
+        """Return what is to be evaluated.
+
+        Raises:
+            ConfigError: If no data is given.
+        """
+        from deploy.profiling.measurement import ProfileRequest
+        from trueint8.errors import ConfigError
+
+        if self.data is None:
+            raise ConfigError(
+                "accuracy needs evaluation data, and none was given",
+                fix="pass --data with text or arrays that were not used for calibration",
+            )
+        return ProfileRequest(
+            [Path(b) for b in bundles],
+            Path(self.data),
+            samples=self.samples,
+            batch_size=self.batch_size,
+            seq_len=self.seq_len,
+            seed=self.seed,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SensitivityOptions(EvaluationOptions):
+    """Everything ``deploy sensitivity`` can be told."""
+
+    bundle: str | None = argument(metavar="BUNDLE")
+    engine: str | None = option(help="Measure on this engine of the bundle instead of simulating.")
+    out: str = option("sensitivity.json", short="-o", help="What to write.")
+
 
 def run(options: SensitivityOptions) -> None:
     """Rank, write the file, and print the table."""
     from deploy.search.sensitivity import SensitivityRequest, measure_sensitivity
-    from trueint8.errors import ConfigError
     from trueint8.progress import progress_for
 
-    if options.bundle is None:
-        raise ConfigError("no bundle given", fix="deploy sensitivity BUNDLE --data EVAL")
-    if options.data is None:
-        raise ConfigError(
-            "a ranking needs evaluation data, and none was given",
-            fix="pass --data with text or arrays that were not used for calibration",
-        )
-    check_counts(options, ("samples", "batch_size", "seq_len"))
+    bundles = [options.bundle] if options.bundle is not None else []
     request = SensitivityRequest(
-        bundle=Path(options.bundle),
-        data=Path(options.data),
-        engine=options.engine,
-        samples=options.samples,
-        batch_size=options.batch_size,
-        seq_len=options.seq_len,
-        seed=options.seed,
-        out=Path(options.out),
-        force=options.force,
+        options.request(bundles), options.engine, Path(options.out), options.force
     )
     report = measure_sensitivity(request, progress_for(quiet=options.quiet))
     if options.json:

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from deploy.options import argument, check_counts, command_from_options, option, print_json
+from deploy.commands.sensitivity import EvaluationOptions
+from deploy.options import argument, command_from_options, option, print_json
 
 HELP = """Evaluate bundles with weights, activations or attention logits at any width, 2 to 16 bits.
 
@@ -28,48 +29,25 @@ Examples:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SimulateOptions:
+class SimulateOptions(EvaluationOptions):
     """Everything ``deploy simulate`` can be told."""
 
     bundles: tuple[str, ...] = argument((), metavar="BUNDLE...", many=True)
-    data: str | None = option(help="Evaluation data: .txt, .jsonl, .npz, or a folder of such.")
     weights_bits: str | None = option(help="Widths of weights.  [default: float]")
     activation_bits: str | None = option(
         help="Widths of what the quantized matmuls read.  [default: float]"
     )
     logits_bits: str | None = option(help="Widths of attention logits.  [default: float]")
     out: str = option("bit-widths.jsonl", short="-o", help="What to write.")
-    samples: int = option(64, type=int, help="Sequences to evaluate on.")
-    batch_size: int = option(8, type=int, help="Sequences per inference.")
-    seq_len: int | None = option(type=int, help="Tokens per sequence.  [default: as calibrated]")
-    seed: int = option(0, type=int, help="Seed of sampling and masking.")
-    force: bool = option(False, type=bool, help="Replace what is at -o.")
-    json: bool = option(False, type=bool, help="Print the result as JSON.")
-    quiet: bool = option(False, type=bool, help="Print errors only.")
 
 
 def run(options: SimulateOptions) -> None:
     """Simulate, write the file, and print the table."""
-    from deploy.profiling.measurement import ProfileRequest
     from deploy.search.bit_widths import SweepRequest, bits_from_text, sweep
-    from trueint8.errors import ConfigError
     from trueint8.progress import progress_for
 
-    if options.data is None:
-        raise ConfigError(
-            "accuracy needs evaluation data, and none was given",
-            fix="pass --data with text or arrays that were not used for calibration",
-        )
-    check_counts(options, ("samples", "batch_size", "seq_len"))
     request = SweepRequest(
-        profile=ProfileRequest(
-            [Path(b) for b in options.bundles],
-            Path(options.data),
-            samples=options.samples,
-            batch_size=options.batch_size,
-            seq_len=options.seq_len,
-            seed=options.seed,
-        ),
+        profile=options.request(options.bundles),
         weights=bits_from_text("--weights-bits", options.weights_bits),
         activations=bits_from_text("--activation-bits", options.activation_bits),
         logits=bits_from_text("--logits-bits", options.logits_bits),

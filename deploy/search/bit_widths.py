@@ -24,16 +24,15 @@ from deploy.bundle import RANGES, Bundle, open_bundle
 from deploy.manifest import Interval
 from deploy.profiling.evaluation import EvaluationSet, output_vectors
 from deploy.profiling.measurement import ProfileRequest, evaluation_data
-from deploy.profiling.results import check_writable
 from deploy.profiling.scoring import DROP_UNIT, DropUnit, Metric, drop, score
 from deploy.record import Record
-from deploy.search.sensitivity import interval_from
+from deploy.search.sensitivity import check_evaluation, interval_from
 from export.matmuls import find_matmuls
 from export.onnx_file import load_clean, save_model
 from export.passes.round_logits import RoundLogits
 from export.reference import open_reference
 from trueint8.artifacts import write_atomically
-from trueint8.errors import ConfigError, DataError
+from trueint8.errors import ConfigError
 from trueint8.kinds import Kind
 from trueint8.progress import Progress
 
@@ -139,15 +138,7 @@ def _check(request: SweepRequest) -> None:
             "nothing to simulate: everything stays in float",
             fix="pass --weights-bits, --activation-bits or --logits-bits, such as 8,6,4",
         )
-    if not request.profile.bundles:
-        raise ConfigError("no bundle given", fix="pass a folder that `deploy build` wrote")
-    if not request.profile.data.exists():
-        raise DataError(
-            f"no data at {request.profile.data}", fix="pass --data FILE with text or arrays"
-        )
-    check_writable(request.out)
-    if request.out.exists() and not request.force:
-        raise ConfigError(f"{request.out} exists", fix="pass another -o, or --force to replace it")
+    check_evaluation(request.profile, request.out, force=request.force)
 
 
 def _bundle_entries(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 from calib.inputs import GraphInput
 from deploy.hardware import default_threads
@@ -24,12 +23,11 @@ ROUND_MS = 100.0
 _ANSWER_S = 600.0
 
 
-class Bench:
-    """The float graph in a process of its own, and one candidate after the other beside it.
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What candidates are measured on.
 
-    Accuracy is compared with FP32, latency with the fastest float precision of the engine.
-
-    Args:
+    Attributes:
         engine: That runs here.
         graphs: What is chosen from.
         inputs: Of the graph.
@@ -38,44 +36,38 @@ class Bench:
         seed: Of the order in rounds.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        graphs: Quantized,
-        inputs: Sequence[GraphInput],
-        data: EvaluationSet,
-        scratch: Path,
-        seed: int,
-    ) -> None:
-        self._engine, self._graphs, self._inputs = engine, graphs, inputs
-        self._data, self._scratch, self._seed = data, scratch, seed
-        self._file, self._reference = scratch / "evaluation.npz", scratch / "reference.npz"
-        self._stack = ExitStack()
-        self.fastest: Precision = "fp32"
+    engine: Engine
+    graphs: Quantized
+    inputs: Sequence[GraphInput]
+    data: EvaluationSet
+    scratch: Path
+    seed: int
 
-    def __enter__(self) -> Self:
-        self._data.save(self._file)
-        with ExitStack() as opened:
-            workers: dict[Precision, WorkerProcess] = {}
-            warmups: dict[Precision, list[int]] = {}
-            for precision in self._engine.float_precisions():
-                workers[precision] = opened.enter_context(
-                    self._worker(f"float {precision}", self._graphs.float_graph, "float", precision)
-                )
-                warmups[precision] = self._warm_up(workers[precision])
-            self.float_scores = self._scores(workers["fp32"], is_reference=True)
-            self.fastest = min(warmups, key=lambda p: min(warmups[p]))
-            self._float, self._float_warmup = workers[self.fastest], warmups[self.fastest]
-            self._stack = opened.pop_all()
-        return self
+    @property
+    def data_file(self) -> Path:
+        """Where the worker processes find the data."""
+        return self.scratch / "evaluation.npz"
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The float graph in a process of its own, and one candidate after the other beside it.
+
+    Accuracy is compared with FP32, latency with the fastest float precision of the engine.
+
+    Attributes:
+        setting: The engine, the graphs, and where files of the search go.
+        float_scores: In FP32.
+        fastest: The precision that ``float_worker`` runs in.
+        float_worker: Warmed up.
+        float_warmup: Its times, in ns.
+    """
+
+    setting: Setting
+    float_scores: Scores
+    fastest: Precision
+    float_worker: WorkerProcess
+    float_warmup: list[int]
 
     def measure(self, kept: Kept) -> Candidate:
         """Build and run the graph with the matmuls ``kept`` in float.
@@ -84,24 +76,23 @@ class Bench:
             BuildError: If the engine refuses it.
             RunError: If it fails, or its outputs overflow.
         """
-        graph, folder = self._scratch / "candidate.onnx", self._scratch / "candidate"
-        self._graphs.write(kept, graph)
-        build_engine(self._engine, graph, folder, self._inputs, self._data.batches[0])
-        label = f"candidate with {len(kept)} in float"
-        try:
-            with self._worker(label, folder, "int8", self._engine.int8_rest()) as worker:
-                warmup = self._warm_up(worker)
-                scores = self._scores(worker, is_reference=False)
-                times, _ = time_interleaved(
-                    {"float": self._float, "candidate": worker},
-                    {"float": self._float_warmup, "candidate": warmup},
-                    rounds=ROUNDS,
-                    round_ms=ROUND_MS,
-                    seed=self._seed,
-                    advance=lambda units: None,
-                )
-        finally:
-            shutil.rmtree(folder)
+        setting = self.setting
+        graph, folder = setting.scratch / "candidate.onnx", setting.scratch / "candidate"
+        setting.graphs.write(kept, graph)
+        build_engine(setting.engine, graph, folder, setting.inputs, setting.data.batches[0])
+        label = f"candidate with {len(kept)} in float, rest"
+        with _worker(setting, label, folder, "int8", setting.engine.int8_rest()) as worker:
+            warmup = _warm_up(setting, worker)
+            scores = _scores(setting, worker, is_reference=False)
+            times, _ = time_interleaved(
+                {"float": self.float_worker, "candidate": worker},
+                {"float": self.float_warmup, "candidate": warmup},
+                rounds=ROUNDS,
+                round_ms=ROUND_MS,
+                seed=setting.seed,
+                advance=lambda units: None,
+            )
+        shutil.rmtree(folder)
         return Candidate(
             kept=kept,
             value=scores.value,
@@ -110,28 +101,44 @@ class Bench:
             float_ratio=speed_up(times["float"], times["candidate"]),
         )
 
-    def _worker(self, label: str, path: Path, graph: str, rest: Precision) -> WorkerProcess:
-        worker = WorkerProcess(f"{self._engine.name}, {label}", _ANSWER_S)
-        try:
-            worker.ask(
-                "open",
-                engine=self._engine.name,
-                path=str(path),
-                graph=graph,
-                rest=rest,
-                threads=default_threads(),
-            )
-        except BaseException:
-            worker.__exit__(None, None, None)
-            raise
-        return worker
 
-    def _warm_up(self, worker: WorkerProcess) -> list[int]:
-        times: list[int] = worker.ask("warm_up", data=str(self._file))["times_ns"]
-        return times
+@contextmanager
+def open_bench(setting: Setting) -> Iterator[Bench]:
+    """Load the float graph in every precision, evaluate FP32, and keep the fastest loaded.
 
-    def _scores(self, worker: WorkerProcess, *, is_reference: bool) -> Scores:
-        answer: Mapping[str, Any] = worker.ask(
-            "scores", reference=str(self._reference), is_reference=is_reference
+    Raises:
+        RunError: If the float graph fails to run.
+    """
+    setting.data.save(setting.data_file)
+    with ExitStack() as stack:
+        workers: dict[Precision, WorkerProcess] = {}
+        warmups: dict[Precision, list[int]] = {}
+        for precision in setting.engine.float_precisions():
+            opened = _worker(setting, "float", setting.graphs.float_graph, "float", precision)
+            workers[precision] = stack.enter_context(opened)
+            warmups[precision] = _warm_up(setting, workers[precision])
+        scores = _scores(setting, workers["fp32"], is_reference=True)
+        fastest = min(warmups, key=lambda p: min(warmups[p]))
+        yield Bench(setting, scores, fastest, workers[fastest], warmups[fastest])
+
+
+@contextmanager
+def _worker(
+    setting: Setting, label: str, path: Path, graph: str, rest: Precision
+) -> Iterator[WorkerProcess]:
+    engine = setting.engine.name
+    with WorkerProcess(f"{engine}, {label} {rest}", _ANSWER_S) as worker:
+        worker.ask(
+            "open", engine=engine, path=str(path), graph=graph, rest=rest, threads=default_threads()
         )
-        return scores_from(answer)
+        yield worker
+
+
+def _warm_up(setting: Setting, worker: WorkerProcess) -> list[int]:
+    times: list[int] = worker.ask("warm_up", data=str(setting.data_file))["times_ns"]
+    return times
+
+
+def _scores(setting: Setting, worker: WorkerProcess, *, is_reference: bool) -> Scores:
+    reference = setting.scratch / "reference.npz"
+    return scores_from(worker.ask("scores", reference=str(reference), is_reference=is_reference))

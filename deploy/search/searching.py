@@ -15,7 +15,7 @@ from deploy.profiling.evaluation import EvaluationSet, read_evaluation
 from deploy.profiling.scoring import DROP_UNIT, recovery
 from deploy.profiling.statistics import Estimate
 from deploy.search.candidates import Evaluator, Quantized, open_simulated
-from deploy.search.measuring import Bench
+from deploy.search.measuring import Bench, Setting, open_bench
 from deploy.search.planning import SearchPlan
 from deploy.search.sensitivity import interval_from, rank
 from deploy.search.strategy import Candidate, Kept, choose, find_fewest, pareto_front
@@ -76,7 +76,7 @@ def search_placement(
         )
     engine: Engine = ENGINES.load(plan.engine)
     candidates: list[Candidate] = []
-    bench = Bench(engine, subject.graphs, subject.inputs, data, scratch, subject.amount.seed)
+    setting = Setting(engine, subject.graphs, subject.inputs, data, scratch, subject.amount.seed)
 
     def measure(kept: Kept) -> Candidate | None:
         if candidates and over():
@@ -86,7 +86,7 @@ def search_placement(
         progress.say(candidate_line(found, DROP_UNIT[bench.float_scores.metric]))
         return found
 
-    with bench:
+    with open_bench(setting) as bench:
         first = measure(())
         if first is not None and first.drop.value > plan.target_drop:
             evaluator = Evaluator(subject.graphs, data, open_simulated, scratch)

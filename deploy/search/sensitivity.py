@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from calib.data import DATA_FIX
 from deploy.bundle import Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.manifest import Interval
+from deploy.options import check_counts
 from deploy.profiling.evaluation import EvaluationSet
 from deploy.profiling.measurement import ProfileRequest, evaluation_data
 from deploy.profiling.results import check_writable
@@ -63,22 +65,21 @@ class SensitivityRequest:
     """What to rank, and on what.
 
     Attributes:
-        bundle: A bundle folder.
-        data: Evaluation data; how much of it, and how it is read, as in ``ProfileRequest``.
+        profile: One bundle and evaluation data, and how much of it.
         engine: That measures; None simulates.
         out: The file to write.
         force: Replace what is at ``out``.
     """
 
-    bundle: Path
-    data: Path
+    profile: ProfileRequest
     engine: str | None
-    samples: int
-    batch_size: int
-    seq_len: int | None
-    seed: int
     out: Path
     force: bool
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle folder."""
+        return self.profile.bundles[0]
 
 
 def measure_sensitivity(request: SensitivityRequest, progress: Progress) -> SensitivityReport:
@@ -92,7 +93,7 @@ def measure_sensitivity(request: SensitivityRequest, progress: Progress) -> Sens
         UnknownName: If the bundle has no such engine.
         RunError: If the engine cannot run here.
     """
-    _check(request)
+    check_evaluation(request.profile, request.out, force=request.force)
     bundle = open_bundle(request.bundle)
     engine = _engine(bundle, request.engine)
     graphs = quantized_from_bundle(bundle)
@@ -100,18 +101,8 @@ def measure_sensitivity(request: SensitivityRequest, progress: Progress) -> Sens
         raise ConfigError(
             f"{request.bundle} quantizes no matmul", fix="build it with fewer --keep-float"
         )
-    with progress.step(f"read {request.data.name}"):
-        data = evaluation_data(
-            ProfileRequest(
-                [request.bundle],
-                request.data,
-                samples=request.samples,
-                batch_size=request.batch_size,
-                seq_len=request.seq_len,
-                seed=request.seed,
-            ),
-            bundle,
-        )
+    with progress.step(f"read {request.profile.data.name}"):
+        data = evaluation_data(request.profile, bundle)
     asked = _asked(request, bundle)
     kept = Known(request.out.with_name(f".{request.out.name}.partial"), asked, progress)
     with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
@@ -124,6 +115,24 @@ def measure_sensitivity(request: SensitivityRequest, progress: Progress) -> Sens
     write_atomically(request.out, report.model_dump_json(by_alias=True, indent=1) + "\n")
     kept.path.unlink(missing_ok=True)
     return report
+
+
+def check_evaluation(profile: ProfileRequest, out: Path, *, force: bool) -> None:
+    """Refuse what cannot be evaluated, or a place that is taken, before any work.
+
+    Raises:
+        ConfigError: If no bundle is given, a count is below 1, or ``out`` is taken.
+        DataError: If there is no data.
+        StorageError: If ``out`` cannot be written.
+    """
+    check_counts(profile, ("samples", "batch_size", "seq_len"))
+    if not profile.bundles:
+        raise ConfigError("no bundle given", fix="pass a folder that `deploy build` wrote")
+    if not profile.data.exists():
+        raise DataError(f"no data at {profile.data}", fix=DATA_FIX)
+    check_writable(out)
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists", fix="pass another -o, or --force to replace it")
 
 
 class Known:
@@ -182,14 +191,6 @@ def rank(
     return sorted(layers, key=key)
 
 
-def _check(request: SensitivityRequest) -> None:
-    check_writable(request.out)
-    if request.out.exists() and not request.force:
-        raise ConfigError(f"{request.out} exists", fix="pass another -o, or --force to replace it")
-    if not request.data.exists():
-        raise DataError(f"no data at {request.data}", fix="pass --data FILE with text or arrays")
-
-
 def _engine(bundle: Bundle, name: str | None) -> Engine | None:
     if name is None:
         return None
@@ -209,14 +210,15 @@ def _engine(bundle: Bundle, name: str | None) -> Engine | None:
 
 
 def _asked(request: SensitivityRequest, bundle: Bundle) -> dict[str, Any]:
+    amount = request.profile
     return {
         "bundle": bundle.sha256,
-        "data": sha256_tree(request.data),
+        "data": sha256_tree(amount.data),
         "engine": request.engine,
-        "samples": request.samples,
-        "batch-size": request.batch_size,
-        "seq-len": request.seq_len,
-        "seed": request.seed,
+        "samples": amount.samples,
+        "batch-size": amount.batch_size,
+        "seq-len": amount.seq_len,
+        "seed": amount.seed,
     }
 
 

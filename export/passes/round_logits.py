@@ -8,7 +8,7 @@ sequences of the batch. A differential attention has two maps and one s for each
 All arithmetic is float: the values are those of b-bit logits (SIMULATED).
 
 References:
-    Ye et al. 2024, arXiv:2410.05258, section 3.6 and figure 8.
+    Ye et al. 2024, arXiv:2410.05258, figure 8.
 """
 
 from __future__ import annotations

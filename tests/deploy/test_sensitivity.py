@@ -90,7 +90,8 @@ def test_a_killed_run_goes_on_where_it_stopped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, seen = tmp_path / "s.json", []
+    out = tmp_path / "s.json"
+    seen: list[Collection[str]] = []
     line = ("sensitivity", planted.path, "--data", held_out, *SMALL, "-o", out)
     whole: Callable[[Evaluator, Collection[str]], Scores] = Evaluator.scores
 
@@ -146,7 +147,7 @@ def test_a_smoothed_bundle_is_ranked_on_its_smoothed_graph(
     for path in (tmp_path / "restored.onnx", bundle.calibrated_graph):
         with open_reference(path) as run:
             results.append(run(batch)["logits"])
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 def test_a_graph_that_is_not_of_our_form_is_refused(
@@ -169,7 +170,7 @@ def test_a_graph_that_is_not_of_our_form_is_refused(
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        ((), 2, "needs evaluation data"),
+        ((), 2, "accuracy needs evaluation data"),
         (("--data", "nowhere.npz"), 10, "no data at nowhere.npz"),
         (("--data", "DATA", "--engine", "openvin"), 3, "holds no engine 'openvin'"),
         (("--data", "DATA", "--samples", 0), 2, "--samples is 0"),

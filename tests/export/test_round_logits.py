@@ -42,7 +42,7 @@ g (float[b, t, d] q, float[b, t, d] k, float[b, t, d] v) => (float[b, t, d] y) {
     y = MatMul(p, v)
 }
 """
-CONSTANTS = {"scaling": np.float32(0.5), "hidden": np.float32(HIDDEN)}
+CONSTANTS = {"scaling": np.array(0.5, np.float32), "hidden": np.array(HIDDEN, np.float32)}
 WIDTH, TOKENS = 8, 5
 
 
