@@ -14,7 +14,7 @@ from calib.data import Samples, check_tokens
 from calib.inputs import GraphInput
 from calib.quantization import Prepared
 from calib.quantization import Request as Quantization
-from calib.quantizers.trueint8 import quantize, write_qdq
+from calib.quantizers.trueint8 import quantize
 from calib.ranges import Ranges, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
@@ -89,9 +89,11 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         golden = _golden(folder, plan, graph, inputs, samples, progress)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         request = _quantization(folder, plan, samples, Path(scratch), steps, progress)
-        prepared = quantize(request, folder / layout.INT8_GRAPH)
         found = None
-        if plan.search is not None:
+        if plan.search is None:
+            prepared = quantize(request, folder / layout.INT8_GRAPH)
+        else:
+            prepared = quantize(request, Path(scratch) / layout.INT8_GRAPH)
             with steps.timed("search"):
                 prepared, found = _search(folder, plan, plan.search, inputs, prepared, request)
         if prepared.graph != request.graph:
@@ -157,22 +159,19 @@ def _search(
     prepared: Prepared,
     request: Quantization,
 ) -> tuple[Prepared, SearchEntry]:
-    """Choose what stays in float, and write the Q/DQ graph anew without it."""
-    out = folder / layout.INT8_GRAPH
+    """Choose what stays in float, and write the Q/DQ graph of the others."""
     macs = {m.name: m.macs for m in _matmul_entries(prepared) if not m.reason}
     subject = Subject(
-        graphs=Quantized(prepared.graph, out, macs),
+        graphs=Quantized(prepared.graph, request.scratch / layout.INT8_GRAPH, macs),
         model=_model_entry(plan),
         inputs=inputs,
         tokenizer=plan.source.tokenizer,
         amount=plan.amount,
     )
     found = search_placement(subject, search, request.scratch, request.progress)
-    if found.kept:
-        placement = with_kept(prepared.placement, found.kept, search.target_drop)
-        prepared = replace(prepared, placement=placement)
-        write_qdq(prepared, request, out)
-    return prepared, found
+    subject.graphs.write(found.kept, folder / layout.INT8_GRAPH)
+    placement = with_kept(prepared.placement, found.kept, search.target_drop)
+    return replace(prepared, placement=placement), found
 
 
 def _matmul_entries(prepared: Prepared) -> list[MatMulEntry]:

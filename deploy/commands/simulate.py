@@ -16,9 +16,9 @@ HELP = """Evaluate bundles with weights, activations or attention logits at any 
 Everything is SIMULATED: values are rounded as integers of that width would hold them, arithmetic
 is FP32, and nothing is said of speed. Widths are lists with commas, in which float leaves that
 part as it is; every combination is evaluated. The matmuls are those that the bundle quantizes,
-with its ranges; biases are not corrected. Logits are the scaled product of queries and keys before
-the mask, rounded with a scale of their own in each call: their largest magnitude over
-2^(bits-1) - 1. -o is bit-widths.jsonl unless given.
+with its ranges; weights are rounded to the nearest, and biases are not corrected. Logits are the
+scaled product of queries and keys before the mask, rounded with a scale of their own in each call:
+their largest magnitude over 2^(bits-1) - 1. -o is bit-widths.jsonl unless given.
 
 \b
 Examples:

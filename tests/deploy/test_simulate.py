@@ -11,6 +11,7 @@ import pytest
 
 import deploy
 from deploy.bundle import Bundle
+from tests.deploy.checkpoints import prose
 from tests.deploy.running import run_here
 
 Built = Callable[[str], Bundle]
@@ -105,3 +106,14 @@ def test_no_bundle_and_no_data_are_refused(planted: Bundle, held_out: Path) -> N
     line = ("--logits-bits", "8")
     run_here("simulate", "--data", held_out, *line).refused(2, "no bundle given")
     run_here("simulate", planted.path, *line).refused(2, "needs evaluation data")
+
+
+def test_labels_give_points_of_accuracy(built: Built, tmp_path: Path) -> None:
+    data = tmp_path / "labels.jsonl"
+    texts = prose(24, 5)
+    data.write_text("\n".join(json.dumps({"text": t, "label": i % 3}) for i, t in enumerate(texts)))
+    line = ("--data", data, "--weights-bits", 2, "-o", tmp_path / "w.jsonl")
+    rows = simulate(built("bert-classes").path, *line)
+    assert {(r["metric"], r["drop_unit"]) for r in rows} == {("accuracy", "points")}
+    points = 100 * (rows[0]["value"] - rows[1]["value"])
+    assert rows[1]["drop"]["value"] == pytest.approx(points, abs=1e-9)
