@@ -121,7 +121,7 @@ def check_evaluation(profile: ProfileRequest, out: Path, *, force: bool) -> None
     """Refuse what cannot be evaluated, or a place that is taken, before any work.
 
     Raises:
-        ConfigError: If no bundle is given, a count is below 1, or ``out`` is taken.
+        ConfigError: If no bundle is given, a count is below 1, or ``out`` is taken or in a bundle.
         DataError: If there is no data.
         StorageError: If ``out`` cannot be written.
     """
@@ -130,6 +130,12 @@ def check_evaluation(profile: ProfileRequest, out: Path, *, force: bool) -> None
         raise ConfigError("no bundle given", fix="pass a folder that `deploy build` wrote")
     if not profile.data.exists():
         raise DataError(f"no data at {profile.data}", fix=DATA_FIX)
+    for bundle in profile.bundles:
+        if out.resolve().is_relative_to(bundle.resolve()):
+            raise ConfigError(
+                f"-o {out} is inside the bundle, which takes no other files",
+                fix="write beside it: -o FILE",
+            )
     check_writable(out)
     if out.exists() and not force:
         raise ConfigError(f"{out} exists", fix="pass another -o, or --force to replace it")

@@ -190,5 +190,12 @@ def test_what_cannot_be_is_refused(
     run_here("sensitivity", planted.path, *words_given, cwd=tmp_path).refused(code, words)
 
 
+def test_a_place_inside_the_bundle_is_refused(planted: Bundle, held_out: Path) -> None:
+    out = planted.path / "sensitivity.json"
+    ended = run_here("sensitivity", planted.path, "--data", held_out, "-o", out)
+    ended.refused(2, "is inside the bundle")
+    assert not out.exists()
+
+
 def test_no_bundle_is_refused(held_out: Path) -> None:
     run_here("sensitivity", "--data", held_out).refused(2, "no bundle given")
