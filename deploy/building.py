@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,10 +29,14 @@ from deploy.manifest import (
     Manifest,
     MatMulEntry,
     ModelEntry,
+    SearchEntry,
 )
 from deploy.planning import BuildPlan
+from deploy.search.candidates import Quantized
+from deploy.search.planning import SearchPlan
+from deploy.search.searching import Subject, search_placement, with_kept
 from export.matmuls import macs_from_shapes, vocabulary_size
-from export.onnx_file import load_clean
+from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
 from trueint8.artifacts import staged_folder, storage_errors
 from trueint8.errors import ConfigError
@@ -82,7 +87,15 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     graph = load_clean(folder / layout.FLOAT_GRAPH)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         request = _quantization(folder, plan, samples, Path(scratch), steps, progress)
-        prepared = quantize(request, folder / layout.INT8_GRAPH)
+        found = None
+        if plan.search is None:
+            prepared = quantize(request, folder / layout.INT8_GRAPH)
+        else:
+            prepared = quantize(request, Path(scratch) / layout.INT8_GRAPH)
+            with steps.timed("search"):
+                prepared, found = _search(folder, plan, plan.search, inputs, prepared, request)
+        if prepared.graph != request.graph:
+            save_model(load_clean(prepared.graph), folder / layout.SMOOTHED_GRAPH)
         entries = _matmul_entries(prepared)
     with steps.timed("golden"):
         golden = _golden(folder, plan, graph, inputs, samples, progress)
@@ -101,6 +114,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         calibration=_calibration_entry(plan, samples, prepared.ranges),
         matmuls=entries,
         smoothed=dict(prepared.moved),
+        search=found,
         uncounted=uncounted_operators(graph),
         warnings=warnings,
         engines=engines,
@@ -135,6 +149,29 @@ def _quantization(
         progress=progress,
         timed=steps.timed,
     )
+
+
+def _search(
+    folder: Path,
+    plan: BuildPlan,
+    search: SearchPlan,
+    inputs: list[GraphInput],
+    prepared: Prepared,
+    request: Quantization,
+) -> tuple[Prepared, SearchEntry]:
+    """Choose what stays in float, and write the Q/DQ graph of the others."""
+    macs = {m.name: m.macs for m in _matmul_entries(prepared) if not m.reason}
+    subject = Subject(
+        graphs=Quantized(prepared.graph, request.scratch / layout.INT8_GRAPH, macs),
+        model=_model_entry(plan),
+        inputs=inputs,
+        tokenizer=plan.source.tokenizer,
+        amount=plan.amount,
+    )
+    found = search_placement(subject, search, request.scratch, request.progress)
+    subject.graphs.write(found.kept, folder / layout.INT8_GRAPH)
+    placement = with_kept(prepared.placement, found.kept, search.target_drop)
+    return replace(prepared, placement=placement), found
 
 
 def _matmul_entries(prepared: Prepared) -> list[MatMulEntry]:

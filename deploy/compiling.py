@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ def build_engines(
                 BuildRequest(
                     int8_graph=folder / layout.INT8_GRAPH,
                     folder=target,
-                    shapes=_shapes(inputs, batch, plan.source.max_positions),
+                    shapes=engine_shapes(inputs, batch, plan.source.max_positions),
                     progress=progress,
                 )
             )
@@ -146,8 +146,8 @@ def _cosine(
     return dot / norm if norm else float(squares[0] == squares[1])
 
 
-def _shapes(
-    inputs: list[GraphInput], batch: Mapping[str, np.ndarray], max_positions: int | None
+def engine_shapes(
+    inputs: Sequence[GraphInput], batch: Mapping[str, np.ndarray], max_positions: int | None
 ) -> Shapes:
     """Return (1, 1, ...), the calibration batch's shape, and that with the longest sequence.
 
