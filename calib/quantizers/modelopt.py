@@ -96,7 +96,9 @@ def _run(python: Path | None, arguments: Sequence[str]) -> subprocess.CompletedP
             "the quantizer modelopt runs in an environment of its own, and none is given", fix=_FIX
         )
     try:
-        return subprocess.run([str(python), *arguments], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [str(python), *arguments], capture_output=True, text=True, check=False
+        )
     except OSError as err:
         raise MissingDependency(f"{python} is no Python interpreter: {err}", fix=_FIX) from err
 

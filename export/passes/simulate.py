@@ -131,7 +131,8 @@ class _Rewriting:
     ) -> np.ndarray | None:
         """Return constant integers less their zero point, or None for an activation's stand-in."""
         left_out = self._left_out.get(value)
-        constant = value.const_value.numpy() if value.const_value is not None else None
+        known = value.const_value
+        constant: np.ndarray | None = known.numpy() if known is not None else None
         if left_out is None:
             if constant is None or value.dtype not in _DEQUANTIZED or isinstance(zero, ir.Value):
                 raise _unknown(node, "of integers that no QuantizeLinear gave are")

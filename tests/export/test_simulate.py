@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from export.passes.simulate import Simulate
 from export.passes.unsigned_activations import UnsignedActivations
-from tests.export.graphs import Arrays, graph_from_text, normal, operators, run_plainly
+from tests.export.graphs import graph_from_text, normal, operators, run_plainly
 from trueint8.errors import ExportError
 
 X = normal(9, 3, 5, 16)
@@ -64,8 +67,8 @@ DYNAMIC = """m (float[b, t, 16] x) => (float[b, t, 12] y) {
 }"""
 DYNAMIC_WITHOUT_ZERO = DYNAMIC.replace(", zw)", ")")
 
-W8 = {"w": _integers(np.int8, 16, 12), "sw": SCALES}
-FORMS: dict[str, tuple[str, Arrays]] = {
+W8: dict[str, Any] = {"w": _integers(np.int8, 16, 12), "sw": SCALES}
+FORMS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "uint8": (PLAIN, W8 | {"s": SCALE, "z": np.uint8(117), "zw": np.zeros(12, np.int8)}),
     "int8, zero point": (PLAIN, W8 | {"s": SCALE, "z": np.int8(-37), "zw": np.zeros(12, np.int8)}),
     "negative axis": (
@@ -134,7 +137,7 @@ def test_zeros_alone_are_quantized_dynamically_to_zeros(form: str) -> None:
     assert not actual.any()
 
 
-REFUSED: dict[str, tuple[str, Arrays, str]] = {
+REFUSED: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "int16": (
         NO_ZERO_POINT.replace("output_dtype=3", "output_dtype=5"),
         W8 | {"s": SCALE},
