@@ -12,13 +12,16 @@ import onnx_ir as ir
 
 from calib.placement import Placement, place_qdq
 from calib.ranges import DataEntry, Estimator, Ranges
-from calib.smoothing import Smoothing
+from calib.smoothing import AUTO, Smoothing
 from calib.weights import WeightScheme
 from export.matmuls import find_matmuls
 from trueint8.errors import BuildError
 from trueint8.progress import Progress
 
 Batch = Mapping[str, np.ndarray]
+
+DEFAULT_ESTIMATOR = "minmax"
+"""Smoothing leaves activations without outliers, and then the whole range serves best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class Settings:
     """
 
     estimator: Estimator
-    weights: WeightScheme = WeightScheme()
-    smoothing: Smoothing | None = None
+    weights: WeightScheme = WeightScheme(rounding="gptq")
+    smoothing: Smoothing | None = Smoothing(AUTO, None)
     keep_float: tuple[str, ...] = ()
     int8_only: tuple[str, ...] = ()
     quantize_head: bool = False
@@ -97,13 +100,19 @@ class Prepared:
     Attributes:
         graph: The float graph that Q/DQ go into: the given one, or one of equal function.
         placement: Decisions for its matmuls.
-        ranges: Statistics of the placed activations.
+        ranges: Statistics of the placed activations; None for a quantizer by others.
         shapes: Of every matmul's operands for one sequence.
         moved: Where the factors of each smoothed activation went.
     """
 
     graph: Path
     placement: Placement
-    ranges: Ranges
+    ranges: Ranges | None
     shapes: Mapping[str, tuple[int, ...]]
     moved: Mapping[str, str]
+
+    @property
+    def statistics(self) -> Ranges:
+        """The ranges, of a graph that our quantizer prepared."""
+        assert self.ranges is not None
+        return self.ranges

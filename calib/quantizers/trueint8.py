@@ -5,6 +5,7 @@ Every rewrite of the float graph is proved equal on real data and calibrated ane
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import onnx_ir as ir
 
 from calib.collector import channel_means, observe, operand_shapes
 from calib.covariance import Tensors, covariances
+from calib.estimators import ESTIMATORS
 from calib.qdq import insert_qdq
-from calib.quantization import Batch, Prepared, Request
-from calib.ranges import Ranges
+from calib.quantization import DEFAULT_ESTIMATOR, Batch, Prepared, Request, Settings
+from calib.quantizer import Peer, PeerRequest, check_estimator
+from calib.ranges import DataEntry, Estimator, Ranges
 from calib.readers import find_readers
 from calib.rounding import Rounded, readers_of_weights, rounded_weights
 from calib.schemes import params_of_range
@@ -25,6 +28,10 @@ from export.initializers import array_of
 from export.onnx_file import graph_sha256, load_clean, save_model
 from export.parity import compare_outputs
 from export.reference import open_reference
+from trueint8 import __version__
+
+TITLE = "TrueInt8"
+OWN = "it takes ranges by minmax"
 
 
 def quantize(request: Request, out: Path) -> Prepared:
@@ -40,6 +47,30 @@ def quantize(request: Request, out: Path) -> Prepared:
     with request.timed("quantize"):
         write_qdq(prepared, request, out)
     return prepared
+
+
+def _quantize_alone(asked: PeerRequest) -> None:
+    """Do as a peer does: with the settings that are the default."""
+    check_estimator(TITLE, OWN, ESTIMATORS.names(), asked.estimator)
+    name = asked.estimator or DEFAULT_ESTIMATOR
+    options = {"percentile": asked.percentile} if name == "percentile" else {}
+    request = Request(
+        name=asked.graph.name,
+        graph=asked.graph,
+        modules_named=False,
+        batches=asked.batches,
+        entry=DataEntry("given", "", sum(map(_count, asked.batches)), 0, 0, 0, len(asked.batches)),
+        settings=Settings(Estimator(name, options), keep_float=tuple(asked.keep_float)),
+        ranges=None,
+        scratch=asked.scratch,
+        progress=asked.progress,
+        timed=lambda _: contextlib.nullcontext(),
+    )
+    quantize(request, asked.out)
+
+
+def _count(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def prepare(request: Request) -> Prepared:
@@ -69,7 +100,7 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
         CalibrationError: If a range is unusable.
     """
     settings, placement = request.settings, prepared.placement
-    covered = prepared.ranges.covered()
+    covered = prepared.statistics.covered()
     params = {name: params_of_range(name, covered[name]) for name in placement.tensors}
     graph = load_clean(prepared.graph)
     shifts = settings.smoothing is not None and settings.smoothing.shifts
@@ -89,7 +120,7 @@ def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: 
 
     Where biases are corrected afterwards, the mean costs nothing, and moments are central.
     """
-    stats = prepared.ranges.stats
+    stats = prepared.statistics.stats
     readers = readers_of_weights(graph.graph, prepared.placement.quantized, stats)
     matrices = covariances(
         graph,
@@ -119,14 +150,14 @@ def _smoothed(request: Request, before: Prepared) -> Prepared:
         graph = load_clean(before.graph)
         how = request.settings.smoothing
         chosen = _chosen(request, before, graph) if how.method == AUTO else how
-        moved = smooth(graph, before.placement.quantized, before.ranges.stats, chosen)
+        moved = smooth(graph, before.placement.quantized, before.statistics.stats, chosen)
         _save_equal(graph, before.graph, path, request.batches[0])
     return replace(_calibrated(request, path), moved=moved)
 
 
 def _chosen(request: Request, before: Prepared, graph: ir.Model) -> dict[str, Smoothing | None]:
     """Choose a smoothing for each activation whose channels' extremes are known."""
-    stats, weights = before.ranges.stats, request.settings.weights
+    stats, weights = before.statistics.stats, request.settings.weights
     readers: dict[Tensors, list[np.ndarray]] = {
         (str(r.value.name),): [array_of(n.inputs[1]) for n in r.nodes]
         for r in find_readers(graph.graph, before.placement.quantized)
@@ -164,3 +195,6 @@ def _save_equal(graph: ir.Model, before: Path, after: Path, batch: Batch) -> Non
 def _outputs(path: Path, batch: Batch) -> dict[str, np.ndarray]:
     with open_reference(path) as run:
         return run(batch)
+
+
+QUANTIZER = Peer(TITLE, tuple(ESTIMATORS.names()), OWN, lambda _: __version__, _quantize_alone)
