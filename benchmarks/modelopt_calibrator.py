@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 from modelopt.onnx.quantization.ort_patching import patch_ort_modules
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, calibrate
 
 
-class Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):  # type: ignore[misc]
     """Batches of an .npz whose keys are ``batch/input``."""
 
     def __init__(self, path: str) -> None:
@@ -41,11 +42,12 @@ def main() -> None:
     patch_ort_modules()
     methods = {"entropy": CalibrationMethod.Entropy, "max": CalibrationMethod.MinMax}
     reader = Reader(data)
+    names = [node.name for node in onnx.load(graph).graph.node if node.op_type == "MatMul"]
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter_ns()
         calibrator = calibrate.create_calibrator(
             graph,
-            ["MatMul"],
+            names,  # it takes nodes here, where ONNX Runtime takes operators
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
             calibrate_method=methods[method],
             extra_options={
