@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 from modelopt.onnx.quantization.ort_patching import patch_ort_modules
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, calibrate
 
 
-class Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):  # type: ignore[misc]
     """Batches of an .npz whose keys are ``batch/input``."""
 
     def __init__(self, path: str) -> None:
@@ -41,11 +42,12 @@ def main() -> None:
     patch_ort_modules()
     methods = {"entropy": CalibrationMethod.Entropy, "max": CalibrationMethod.MinMax}
     reader = Reader(data)
+    names = [node.name for node in onnx.load(graph).graph.node if node.op_type == "MatMul"]
     with tempfile.TemporaryDirectory() as scratch:
-        start = time.perf_counter_ns()
+        start, cpu = time.perf_counter_ns(), time.process_time_ns()
         calibrator = calibrate.create_calibrator(
             graph,
-            ["MatMul"],
+            names,  # it takes nodes here, where ONNX Runtime takes operators
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
             calibrate_method=methods[method],
             extra_options={
@@ -57,9 +59,10 @@ def main() -> None:
         calibrator.collect_data(reader)
         calibrator.compute_data()
         taken = time.perf_counter_ns() - start
+        cpu = time.process_time_ns() - cpu
     status = Path("/proc/self/status").read_text("ascii").splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    print(json.dumps({"ns": taken, "peak_kib": peak}))
+    print(json.dumps({"ns": taken, "cpu_ns": cpu, "peak_kib": peak}))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from modelopt.onnx.quantization import quantize
 from onnxruntime.quantization import CalibrationDataReader
 
 
-class Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):  # type: ignore[misc]
     """Batches of an .npz in order; what Model Optimizer asks of a reader."""
 
     def __init__(self, path: str) -> None:

@@ -132,12 +132,12 @@ class _Rewriting:
         """Return constant integers less their zero point, or None for an activation's stand-in."""
         left_out = self._left_out.get(value)
         known = value.const_value
-        constant: np.ndarray | None = known.numpy() if known is not None else None
+        constant: np.ndarray | None = np.asarray(known.numpy()) if known is not None else None
         if left_out is None:
             if constant is None or value.dtype not in _DEQUANTIZED or isinstance(zero, ir.Value):
                 raise _unknown(node, "of integers that no QuantizeLinear gave are")
-            counted: np.ndarray = constant.astype(np.float32) - _reshaped(node, value, zero)
-            return counted
+            integers: np.ndarray = constant.astype(np.float32) - _reshaped(node, value, zero)
+            return integers
         same = left_out is zero
         if not isinstance(left_out, ir.Value) and not isinstance(zero, ir.Value):
             same = np.array_equal(left_out, zero)
