@@ -54,7 +54,8 @@ def outlier_metrics(
     Returns:
         ``loss`` in nats, ``loss_w8a8`` and ``loss_w6a6`` (SIMULATED: symmetric weights and
         asymmetric activations, per tensor, min-max; Q, K, V, scores, weights of attention,
-        gates and head stay in float), ``loss_w8a8_symmetric`` and ``loss_w6a6_symmetric``
+        gates, head, the embedding sum and residual sums that are no block's output stay in
+        float), ``loss_w8a8_symmetric`` and ``loss_w6a6_symmetric``
         (the same with symmetric activations, the scheme of engines without zero points:
         a one-sided outlier of size A costs a step of 2A instead of A), ``max_inf_norm``,
         ``mean_kurtosis`` and ``max_kurtosis`` over blocks, and ``blocks``.

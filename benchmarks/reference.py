@@ -136,8 +136,9 @@ def table(group: str) -> str:
         "Loss in nats on held-out data, computed in float32 from the stored weights (MEASURED). "
         "Δ: what the loss gains when weights and activations are rounded per tensor to 8 or 6 bits "
         "(SIMULATED; min-max ranges; weights symmetric, activations asymmetric or, in the columns "
-        "`sym`, symmetric too, as engines without zero points do it; the embedding sum and what "
-        "is inside attention stay in float). Kurtosis and inf-norm: of block outputs, per "
+        "`sym`, symmetric too, as engines without zero points do it; the embedding sum, residual "
+        "sums that are no block's output, and what is inside attention stay in float). Kurtosis "
+        "and inf-norm: of block outputs, per "
         "sequence, averaged over sequences; the block with the largest. FFN: of the feed-forward "
         "outputs.",
         "",

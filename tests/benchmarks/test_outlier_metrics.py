@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import transformers
 
@@ -43,6 +42,3 @@ def test_an_outlier_in_the_residual_costs_most_where_no_zero_point_is_allowed() 
     # All of the outlier is on one side of zero, so that a symmetric step is nearly twice as large.
     assert cost(planted, "loss_w6a6_symmetric") > 2 * cost(planted, "loss_w6a6")
     assert planted["loss_w8a8_symmetric"] < planted["loss_w6a6_symmetric"]
-    assert measured(0.0)["loss"] == pytest.approx(clean["loss"], abs=0)
-
-
