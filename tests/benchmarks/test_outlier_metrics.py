@@ -24,8 +24,8 @@ def measured(raised: float) -> dict[str, Any]:
     table = model.model.decoder.embed_positions
     with torch.no_grad():
         table.weight[table.offset, 5] += raised
-    ids = torch.from_numpy(backcopy.sequences("held-out")[:64])
-    batches = [{"input_ids": part, "labels": part} for part in ids.split(32)]
+    ids = torch.from_numpy(backcopy.sequences("held-out")[:32])
+    batches = [{"input_ids": part, "labels": part} for part in ids.split(16)]
     return outlier_metrics(model, batches, batches)
 
 
