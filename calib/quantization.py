@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from calib.grouping import Grouping
 from calib.placement import Placement, place_qdq
 from calib.ranges import DataEntry, Estimator, Ranges
 from calib.smoothing import Smoothing
@@ -29,6 +30,7 @@ class Settings:
         estimator: Of activations.
         weights: Estimator and granularity of weights.
         smoothing: What moves outliers into weights first, if anything.
+        grouping: How channels of activations are split, if they are.
         keep_float: Shell patterns of matmuls that stay in float.
         int8_only: Shell patterns; if any is given, all other matmuls stay in float.
         quantize_head: Whether the language-model head is quantized too.
@@ -37,6 +39,7 @@ class Settings:
     estimator: Estimator
     weights: WeightScheme = WeightScheme()
     smoothing: Smoothing | None = None
+    grouping: Grouping | None = None
     keep_float: tuple[str, ...] = ()
     int8_only: tuple[str, ...] = ()
     quantize_head: bool = False
@@ -100,10 +103,12 @@ class Prepared:
         ranges: Statistics of the placed activations.
         shapes: Of every matmul's operands for one sequence.
         moved: Where the factors of each smoothed activation went.
+        grouped: How the channels of each activation that was split were sorted.
     """
 
     graph: Path
     placement: Placement
     ranges: Ranges
     shapes: Mapping[str, tuple[int, ...]]
-    moved: Mapping[str, str]
+    moved: Mapping[str, str] = field(default_factory=dict)
+    grouped: Mapping[str, str] = field(default_factory=dict)

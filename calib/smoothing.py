@@ -22,9 +22,12 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import ChannelMeans
+from calib.readers import Readers, find_readers
 from calib.stats import TensorStats
 from calib.weights import WeightScheme, quantize_weight
 from export.initializers import add_initializer, fresh_name, remove_unused_initializers
+from export.initializers import array_of as _array
+from export.initializers import is_constant as _constant
 from export.matmuls import MatMul
 from trueint8.errors import ConfigError, UnknownName
 from trueint8.registry import did_you_mean
@@ -75,14 +78,6 @@ class Smoothing:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """An activation and the matmuls with (C, N) weights that read it."""
-
-    value: ir.Value
-    nodes: list[ir.Node]
-
-
 def smooth(
     model: ir.Model,
     matmuls: Sequence[MatMul],
@@ -102,7 +97,7 @@ def smooth(
         ``explicit``. Activations that were left alone are absent.
     """
     placed: dict[str, str] = {}
-    for group in _groups(model.graph, matmuls):
+    for group in find_readers(model.graph, matmuls):
         name = str(group.value.name)
         factors = _factors(stats[name], [_array(n.inputs[1]) for n in group.nodes], how)
         if factors is None:
@@ -113,20 +108,6 @@ def smooth(
             _multiply(model.graph, node, scale, shift)
     remove_unused_initializers(model.graph)
     return placed
-
-
-def _groups(graph: ir.Graph, matmuls: Sequence[MatMul]) -> list[_Group]:
-    chosen = {m.name: m for m in matmuls}
-    found: dict[str, _Group] = {}
-    for node in graph:
-        if node.name not in chosen or node.op_type != "MatMul":
-            continue
-        value, weight = node.inputs
-        assert value is not None
-        if not _constant(weight) or _array(weight).ndim != 2:
-            continue
-        found.setdefault(str(value.name), _Group(value, [])).nodes.append(node)
-    return list(found.values())
 
 
 def _factors(
@@ -146,7 +127,7 @@ def _factors(
 
 
 def _divide(
-    graph: ir.Graph, group: _Group, scale: np.ndarray, shift: np.ndarray
+    graph: ir.Graph, group: Readers, scale: np.ndarray, shift: np.ndarray
 ) -> tuple[str, np.ndarray]:
     """Make the group's matmuls read (X − z)/s.
 
@@ -241,7 +222,7 @@ def _into_projection(
     projection.add.replace_input_with(place, made)
 
 
-def _explicit(graph: ir.Graph, group: _Group, scale: np.ndarray, shift: np.ndarray) -> None:
+def _explicit(graph: ir.Graph, group: Readers, scale: np.ndarray, shift: np.ndarray) -> None:
     name = str(group.value.name)
     product = ir.node("Mul", [group.value, _added(graph, f"{name}_unscale", 1.0 / scale)])
     nodes = [product]
@@ -336,12 +317,3 @@ def _added(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 def _single(value: ir.Value | None) -> bool:
     return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def _constant(value: ir.Value | None) -> bool:
-    return value is not None and value.is_initializer() and value.const_value is not None
-
-
-def _array(value: ir.Value | None) -> np.ndarray:
-    assert value is not None and value.const_value is not None
-    return value.const_value.numpy()

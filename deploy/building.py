@@ -101,6 +101,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         calibration=_calibration_entry(plan, samples, prepared.ranges),
         matmuls=entries,
         smoothed=dict(prepared.moved),
+        grouped=dict(prepared.grouped),
         uncounted=uncounted_operators(graph),
         warnings=warnings,
         engines=engines,

@@ -103,6 +103,12 @@ class Manifest(Record):
         description="Activations that were smoothed, and where their factors went: norm, value "
         "or explicit.",
     )
+    grouped: dict[str, str] = Field(
+        default={},
+        description="Activations whose channels were split, and how these were sorted before: in "
+        "the columns of the weights around, in all tensors joined by a residual, or by a gather "
+        "at run time.",
+    )
     warnings: list[str] = Field(
         default=[], description="What was said about the model when it was built."
     )
@@ -124,7 +130,11 @@ class Manifest(Record):
 
     @property
     def calibration_label(self) -> str:
-        """Such as ``percentile 99.99`` or ``minmax, shift-scale 0.9``."""
+        """Such as ``percentile 99.99``, or ``minmax, shift-scale 0.9, 4 groups``."""
         entry, smooth = self.calibration, self.request.get("smooth")
+        grouping = self.request.get("grouping") or {"groups": 1, "float_channels": 0}
         label = entry.estimator + (f" {entry.percentile:g}" if entry.percentile is not None else "")
-        return label + (f", {smooth['method']} {smooth['alpha']:g}" if smooth else "")
+        label += f", {smooth['method']} {smooth['alpha']:g}" if smooth else ""
+        label += f", {grouping['groups']} groups" if grouping["groups"] > 1 else ""
+        outliers = grouping["float_channels"]
+        return label + (f", {outliers} float channels" if outliers else "")

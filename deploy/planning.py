@@ -11,6 +11,7 @@ from attention.stdlib_text import stdlib_documents
 from attention.text import Example
 from calib.data import DATA_FIX, Samples, batches_from_text, check_lengths, load_samples
 from calib.estimators import ESTIMATORS
+from calib.grouping import Grouping
 from calib.inputs import GraphInput, Request
 from calib.quantization import Settings
 from calib.ranges import Estimator
@@ -119,6 +120,7 @@ class BuildPlan(CalibrationPlan):
             "seq-len": self.amount.sequence,
             "seed": self.amount.seed,
             "smooth": asdict(settings.smoothing) if settings.smoothing else None,
+            "grouping": asdict(settings.grouping) if settings.grouping else None,
             "weights": asdict(settings.weights),
             "keep-float": list(settings.keep_float),
             "int8-only": list(settings.int8_only),
@@ -183,10 +185,16 @@ def _settings(options: BuildOptions, estimator: Estimator) -> Settings:
             percentile=options.percentile,
         ),
         smoothing=_smoothing(options),
+        grouping=_grouping(options),
         keep_float=tuple(options.keep_float),
         int8_only=tuple(options.int8_only),
         quantize_head=options.quantize_head,
     )
+
+
+def _grouping(options: BuildOptions) -> Grouping | None:
+    grouping = Grouping(options.groups, options.float_channels)
+    return None if grouping == Grouping() else grouping
 
 
 def _smoothing(options: BuildOptions) -> Smoothing | None:

@@ -12,11 +12,14 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import channel_means, observe, operand_shapes
+from calib.grouping import Grouping, group_channels
+from calib.placement import Placement
 from calib.qdq import insert_qdq
 from calib.quantization import Batch, Prepared, Request
 from calib.ranges import Ranges
 from calib.schemes import params_of_range
-from calib.smoothing import correct_biases, smooth
+from calib.smoothing import Smoothing, correct_biases, smooth
+from export.matmuls import find_matmuls
 from export.onnx_file import graph_sha256, load_clean, save_model
 from export.parity import compare_outputs
 from export.reference import open_reference
@@ -43,16 +46,18 @@ def prepare(request: Request) -> Prepared:
     Raises:
         As :func:`quantize`.
     """
-    placement = request.place(load_clean(request.graph))
+    settings, placement = request.settings, request.place(load_clean(request.graph))
     if request.ranges is not None:
         digest = graph_sha256(request.graph)
-        ranges = request.ranges.restricted(placement.tensors, request.settings.estimator, digest)
+        ranges = request.ranges.restricted(placement.tensors, settings.estimator, digest)
         shapes = operand_shapes(request.graph, request.batches[0], scratch=request.scratch)
-        prepared = Prepared(request.graph, placement, ranges, shapes, {})
+        prepared = Prepared(request.graph, placement, ranges, shapes)
     else:
-        prepared = _calibrated(request, request.graph)
-    if request.settings.smoothing is not None:
-        prepared = _smoothed(request, prepared)
+        prepared = _calibrated(request, request.graph, placement)
+    if settings.smoothing is not None:
+        prepared = _smoothed(request, prepared, settings.smoothing)
+    if settings.grouping is not None:
+        prepared = _grouped(request, prepared, settings.grouping)
     return prepared
 
 
@@ -80,9 +85,8 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
         save_model(graph, out)
 
 
-def _calibrated(request: Request, path: Path) -> Prepared:
+def _calibrated(request: Request, path: Path, placement: Placement) -> Prepared:
     """Make a pass over a graph."""
-    placement = request.place(load_clean(path))
     seen = observe(
         path,
         placement.tensors,
@@ -91,20 +95,30 @@ def _calibrated(request: Request, path: Path) -> Prepared:
         progress=request.progress,
     )
     ranges = Ranges(graph_sha256(path), request.settings.estimator, [request.entry], seen.stats)
-    return Prepared(path, placement, ranges, seen.shapes, {})
+    return Prepared(path, placement, ranges, seen.shapes)
 
 
-def _smoothed(request: Request, before: Prepared) -> Prepared:
+def _smoothed(request: Request, before: Prepared, how: Smoothing) -> Prepared:
     """Write the smoothed float graph, prove it equal, and calibrate it."""
-    assert request.settings.smoothing is not None
     path = request.scratch / "smoothed.onnx"
     with request.progress.step("smooth"):
         graph = load_clean(before.graph)
-        moved = smooth(
-            graph, before.placement.quantized, before.ranges.stats, request.settings.smoothing
-        )
+        moved = smooth(graph, before.placement.quantized, before.ranges.stats, how)
         _save_equal(graph, before.graph, path, request.batches[0])
-    return replace(_calibrated(request, path), moved=moved)
+    return replace(_calibrated(request, path, request.place(load_clean(path))), moved=moved)
+
+
+def _grouped(request: Request, before: Prepared, how: Grouping) -> Prepared:
+    """Write the float graph with its matmuls in parts, prove it equal, and calibrate it."""
+    path = request.scratch / "grouped.onnx"
+    with request.progress.step("group channels"):
+        graph = load_clean(before.graph)
+        grouped = group_channels(graph, before.placement.quantized, before.ranges.stats, how)
+        matmuls = find_matmuls(graph, modules_named=request.modules_named)
+        placement = before.placement.carried_to(matmuls, grouped.reasons)
+        _save_equal(graph, before.graph, path, request.batches[0])
+    made = _calibrated(request, path, placement)
+    return replace(made, moved=before.moved, grouped=grouped.moved)
 
 
 def _save_equal(graph: ir.Model, before: Path, after: Path, batch: Batch) -> None:

@@ -68,6 +68,17 @@ class BuildOptions(CalibrationOptions):
     weights_per_tensor: bool = option(
         False, type=bool, help="One scale per weight instead of one per output channel."
     )
+    groups: int = option(
+        1,
+        type=int,
+        help="Cut each activation's channels, sorted by range, into so many groups with a scale "
+        "each: as many INT8 matmuls, summed.",
+    )
+    float_channels: int = option(
+        0,
+        type=int,
+        help="Multiply so many channels of the widest range in float, beside the INT8 matmul.",
+    )
     keep_float: tuple[str, ...] = option(
         many=True,
         short="--nodes-to-exclude",
