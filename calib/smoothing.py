@@ -286,16 +286,18 @@ def correct_biases(
 
 
 def _add_bias(graph: ir.Graph, node: ir.Node, bias: np.ndarray) -> None:
-    """Add (N,) to a matmul's result: to a constant that is added to it already, if there is one."""
+    """Add (N,) to a matmul's result: to a constant that the sum it is in has already, if any."""
     value = node.outputs[0]
-    uses = list(value.uses())
-    if len(uses) == 1 and not value.is_graph_output() and uses[0][0].op_type == "Add":
-        add, place = uses[0]
+    while _single(value):  # a sum of parts has its constant behind the last
+        add, place = next(iter(value.uses()))
+        if add.op_type != "Add":
+            break
         other = add.inputs[1 - place]
         if _constant(other) and _array(other).shape == bias.shape:
             total = _array(other).astype(np.float64) + bias
             add.replace_input_with(1 - place, _added(graph, f"{node.name}.bias_moved", total))
             return
+        value = add.outputs[0]
     _add_after(graph, node, bias)
 
 

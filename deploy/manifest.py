@@ -105,9 +105,9 @@ class Manifest(Record):
     )
     grouped: dict[str, str] = Field(
         default={},
-        description="Activations whose channels were split, and how these were sorted before: in "
-        "the columns of the weights around, in all tensors joined by a residual, or by a gather "
-        "at run time.",
+        description="Activations whose channels were split, and how these were sorted before: "
+        "columns (of the weights around), residual (all tensors joined by it), gather (at run "
+        "time) or unsorted (one group).",
     )
     warnings: list[str] = Field(
         default=[], description="What was said about the model when it was built."

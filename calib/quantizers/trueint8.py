@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import channel_means, observe, operand_shapes
-from calib.grouping import Grouping, group_channels
+from calib.grouping import Grouping, group_channels, read_saturated
 from calib.placement import Placement
 from calib.qdq import insert_qdq
 from calib.quantization import Batch, Prepared, Request
@@ -110,15 +110,17 @@ def _smoothed(request: Request, before: Prepared, how: Smoothing) -> Prepared:
 
 def _grouped(request: Request, before: Prepared, how: Grouping) -> Prepared:
     """Write the float graph with its matmuls in parts, prove it equal, and calibrate it."""
-    path = request.scratch / "grouped.onnx"
+    masked, path = request.scratch / "masked.onnx", request.scratch / "grouped.onnx"
     with request.progress.step("group channels"):
         graph = load_clean(before.graph)
         grouped = group_channels(graph, before.placement.quantized, before.ranges.stats, how)
         matmuls = find_matmuls(graph, modules_named=request.modules_named)
         placement = before.placement.carried_to(matmuls, grouped.reasons)
+        _save_equal(graph, before.graph, masked, request.batches[0])
+        read_saturated(graph)
         _save_equal(graph, before.graph, path, request.batches[0])
-    made = _calibrated(request, path, placement)
-    return replace(made, moved=before.moved, grouped=grouped.moved)
+    made = _calibrated(request, masked, placement)
+    return replace(made, graph=path, moved=before.moved, grouped=grouped.moved)
 
 
 def _save_equal(graph: ir.Model, before: Path, after: Path, batch: Batch) -> None:
