@@ -192,7 +192,8 @@ def _reach(stats: TensorStats) -> np.ndarray:
     """Return the range of every channel, (C,) float64."""
     low, high = stats.channel_minimum, stats.channel_maximum
     assert low is not None and high is not None
-    return high.astype(np.float64) - low
+    reach: np.ndarray = high.astype(np.float64) - low
+    return reach
 
 
 def _spaces(
