@@ -115,7 +115,8 @@ def test_what_needs_the_old_order_gets_it(reads: str, restored: bool) -> None:
     given = {
         "w": normal(1, 8, 8), "heads": np.array([0, 0, 2, 4]), "two_last": np.array([2, 3]),
         "wide": normal(2, 3, 8), "one": np.array([1]), "last": np.array([-1]),
-        "first": np.array([0, 2]), "row": normal(3, 2, 1, 8), "w2": normal(4, 16, 3), "w3": normal(5, 8, 3),
+        "first": np.array([0, 2]), "row": normal(3, 2, 1, 8), "w2": normal(4, 16, 3),
+        "w3": normal(5, 8, 3),
     }  # fmt: skip
     model = graph_from_text(
         text, {k: v for k, v in given.items() if f"{k})" in text or f"{k}," in text}
