@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -42,6 +42,16 @@ class Placement:
     def tensors(self) -> list[str]:
         """The activations to calibrate, each once."""
         return list(dict.fromkeys(m.activation for m in self.quantized))
+
+    def carried_to(self, matmuls: Sequence[MatMul], reasons: Mapping[str, str]) -> Placement:
+        """Return the same decisions for a rewritten graph.
+
+        Args:
+            matmuls: Of that graph.
+            reasons: For those that are new in it.
+        """
+        known = {s.matmul.name: s.reason for s in self.sites} | dict(reasons)
+        return Placement([Site(m, known[m.name]) for m in matmuls])
 
 
 def place_qdq(

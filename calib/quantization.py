@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from calib.grouping import Grouping
 from calib.placement import Placement, place_qdq
 from calib.ranges import DataEntry, Estimator, Ranges
 from calib.smoothing import AUTO, Smoothing
@@ -32,6 +33,7 @@ class Settings:
         estimator: Of activations.
         weights: Estimator and granularity of weights.
         smoothing: What moves outliers into weights first, if anything.
+        grouping: How channels of activations are split, if they are.
         keep_float: Shell patterns of matmuls that stay in float.
         int8_only: Shell patterns; if any is given, all other matmuls stay in float.
         quantize_head: Whether the language-model head is quantized too.
@@ -40,6 +42,7 @@ class Settings:
     estimator: Estimator
     weights: WeightScheme = WeightScheme(rounding="gptq")
     smoothing: Smoothing | None = Smoothing(AUTO, None)
+    grouping: Grouping | None = None
     keep_float: tuple[str, ...] = ()
     int8_only: tuple[str, ...] = ()
     quantize_head: bool = False
@@ -99,17 +102,22 @@ class Prepared:
 
     Attributes:
         graph: The float graph that Q/DQ go into: the given one, or one of equal function.
+        observed: The float graph that was observed: the same, or one whose activations leave out
+            channels that are multiplied in float.
         placement: Decisions for its matmuls.
         ranges: Statistics of the placed activations; None for a quantizer by others.
         shapes: Of every matmul's operands for one sequence.
         moved: Where the factors of each smoothed activation went.
+        grouped: How the channels of each activation that was split were sorted.
     """
 
     graph: Path
+    observed: Path
     placement: Placement
     ranges: Ranges | None
     shapes: Mapping[str, tuple[int, ...]]
-    moved: Mapping[str, str]
+    moved: Mapping[str, str] = field(default_factory=dict)
+    grouped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def statistics(self) -> Ranges:

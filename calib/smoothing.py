@@ -325,7 +325,7 @@ def _add_bias(graph: ir.Graph, node: ir.Node, bias: np.ndarray) -> None:
 def _add_after(graph: ir.Graph, node: ir.Node, bias: np.ndarray) -> None:
     value = node.outputs[0]
     constant = _added(graph, f"{node.name}.bias_added", bias)
-    add = ir.node("Add", [value, constant], name=f"{node.name}/add")
+    add = ir.node("Add", [value, constant], name=f"{node.name}/bias_added")
     result = add.outputs[0]
     result.name, value.name = value.name, fresh_name(graph, f"{value.name}_unbiased")
     result.type, result.shape = value.type, value.shape

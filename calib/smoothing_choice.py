@@ -26,6 +26,9 @@ ALPHAS = tuple(n / 10 for n in range(3, 10))
 WORTH = 0.8
 """Share of the error without smoothing that must not be exceeded, or nothing is smoothed."""
 
+FEWEST_TOKENS = 1024
+"""With fewer the extremes of single channels are not known, and smoothing would clip what comes."""
+
 BATCHES = 4
 """Whose tokens are enough for the covariance that this choice needs."""
 
@@ -33,7 +36,9 @@ BATCHES = 4
 def choose_smoothing(
     stats: TensorStats, covariance: np.ndarray, weights: Sequence[np.ndarray], how: WeightScheme
 ) -> Smoothing | None:
-    """Return the best of shift and scale over its exponents, or None where it gains little.
+    """Return the best of shift and scale over its exponents.
+
+    None where that gains little, or where fewer than :data:`FEWEST_TOKENS` tokens were seen.
 
     Args:
         stats: Of X, with extremes per channel.
@@ -41,6 +46,8 @@ def choose_smoothing(
         weights: (C, N) of every matmul that reads X.
         how: How they will be quantized.
     """
+    if stats.count < FEWEST_TOKENS * len(covariance):
+        return None
     candidates = [Smoothing("shift-scale", alpha) for alpha in ALPHAS]
     errors = [predicted_error(stats, covariance, weights, c, how) for c in candidates]
     least = min(errors)

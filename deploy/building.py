@@ -117,6 +117,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         matmuls=entries,
         smoothed=dict(prepared.moved),
         search=found,
+        grouped=dict(prepared.grouped),
         uncounted=uncounted_operators(graph),
         warnings=warnings,
         engines=engines,

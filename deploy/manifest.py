@@ -144,6 +144,12 @@ class Manifest(Record):
         description="Activations that were smoothed, and where their factors went: norm, value "
         "or explicit.",
     )
+    grouped: dict[str, str] = Field(
+        default={},
+        description="Activations whose channels were split, and how these were sorted before: "
+        "columns (of the weights around), residual (all tensors joined by it), gather (at run "
+        "time) or unsorted (one group).",
+    )
     warnings: list[str] = Field(
         default=[], description="What was said about the model when it was built."
     )
@@ -168,12 +174,15 @@ class Manifest(Record):
 
     @property
     def calibration_label(self) -> str:
-        """Such as ``percentile 99.99`` or ``minmax, shift-scale 0.9``."""
+        """Such as ``percentile 99.99``, or ``minmax, shift-scale 0.9, 4 groups``."""
         entry, smooth = self.calibration, self.request.get("smooth")
+        grouping = self.request.get("grouping") or {"groups": 1, "float_channels": 0}
         label = entry.estimator + (f" {entry.percentile:g}" if entry.percentile is not None else "")
         if entry.quantizer != "trueint8":
             return f"{entry.quantizer}, {label}"
-        if not smooth:
-            return label
-        strength = f" {smooth['alpha']:g}" if smooth["alpha"] is not None else ""
-        return f"{label}, {smooth['method']}{strength}"
+        if smooth:
+            strength = f" {smooth['alpha']:g}" if smooth["alpha"] is not None else ""
+            label += f", {smooth['method']}{strength}"
+        label += f", {grouping['groups']} groups" if grouping["groups"] > 1 else ""
+        outliers = grouping["float_channels"]
+        return label + (f", {outliers} float channels" if outliers else "")

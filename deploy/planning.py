@@ -122,6 +122,7 @@ class BuildPlan(CalibrationPlan):
             "seq-len": self.amount.sequence,
             "seed": self.amount.seed,
             "smooth": asdict(settings.smoothing) if settings.smoothing else None,
+            "grouping": asdict(settings.grouping) if settings.grouping else None,
             "weights": asdict(settings.weights),
             "keep-float": list(settings.keep_float),
             "int8-only": list(settings.int8_only),

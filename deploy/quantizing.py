@@ -52,4 +52,4 @@ def quantize(plan: BuildPlan, request: Request, out: Path) -> Prepared:
             fix="--quantizer trueint8 says of every matmul why",
         )
     shapes = operand_shapes(graph, request.batches[0])
-    return Prepared(request.graph, placement, None, shapes, {})
+    return Prepared(request.graph, request.graph, placement, None, shapes)

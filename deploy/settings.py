@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from calib.grouping import Grouping
 from calib.quantization import Settings
 from calib.quantizer import Peer, check_estimator
 from calib.quantizers import QUANTIZERS
@@ -83,10 +84,16 @@ def settings_from_options(options: BuildOptions, estimator: Estimator) -> Settin
             rounding=options.rounding or "gptq",  # type: ignore[arg-type]
         ),
         smoothing=_smoothing(options),
+        grouping=_grouping(options),
         keep_float=tuple(options.keep_float),
         int8_only=tuple(options.int8_only),
         quantize_head=options.quantize_head,
     )
+
+
+def _grouping(options: BuildOptions) -> Grouping | None:
+    grouping = Grouping(options.groups, options.float_channels)
+    return None if grouping == Grouping() else grouping
 
 
 def _smoothing(options: BuildOptions) -> Smoothing | None:

@@ -113,7 +113,7 @@ def _reader(
 ) -> Any:
     """Return a reader that gives out the ranges of batches it is told to."""
 
-    class Reader(ort.CalibrationDataReader):
+    class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._left: Iterator[Mapping[str, np.ndarray]] = iter(())
 

@@ -15,6 +15,8 @@ import onnx_ir as ir
 from calib.collector import channel_means, observe, operand_shapes
 from calib.covariance import Tensors, covariances
 from calib.estimators import ESTIMATORS
+from calib.grouping import Grouping, group_channels, read_saturated
+from calib.placement import Placement
 from calib.qdq import insert_qdq
 from calib.quantization import DEFAULT_ESTIMATOR, Batch, Prepared, Request, Settings
 from calib.quantizer import Peer, PeerRequest, check_estimator
@@ -25,6 +27,7 @@ from calib.schemes import params_of_range
 from calib.smoothing import AUTO, Smoothing, correct_biases, smooth
 from calib.smoothing_choice import BATCHES, choose_smoothing
 from export.initializers import array_of
+from export.matmuls import find_matmuls
 from export.onnx_file import graph_sha256, load_clean, save_model
 from export.parity import compare_outputs
 from export.reference import open_reference
@@ -79,17 +82,19 @@ def prepare(request: Request) -> Prepared:
     Raises:
         As :func:`quantize`.
     """
-    graph = load_clean(request.graph)
+    settings, graph = request.settings, load_clean(request.graph)
     placement = request.place(graph)
     if request.ranges is not None:
         digest = graph_sha256(request.graph)
-        ranges = request.ranges.restricted(placement.tensors, request.settings.estimator, digest)
+        ranges = request.ranges.restricted(placement.tensors, settings.estimator, digest)
         shapes = operand_shapes(graph, request.batches[0])
-        prepared = Prepared(request.graph, placement, ranges, shapes, {})
+        prepared = Prepared(request.graph, request.graph, placement, ranges, shapes)
     else:
-        prepared = _calibrated(request, request.graph)
-    if request.settings.smoothing is not None:
-        prepared = _smoothed(request, prepared)
+        prepared = _calibrated(request, request.graph, placement)
+    if settings.smoothing is not None:
+        prepared = _smoothed(request, prepared, settings.smoothing)
+    if settings.grouping is not None:
+        prepared = _grouped(request, prepared, settings.grouping)
     return prepared
 
 
@@ -106,7 +111,7 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
     shifts = settings.smoothing is not None and settings.smoothing.shifts
     rounded = None
     if settings.weights.rounding == "gptq":
-        rounded = _rounded(prepared, request, graph, centred=shifts)
+        rounded = _rounded(prepared, request, centred=shifts)
     if shifts:
         means = channel_means(graph, params, request.batches, progress=request.progress)
         correct_biases(graph, placement.quantized, means, settings.weights, rounded)
@@ -115,12 +120,12 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
         save_model(graph, out)
 
 
-def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: bool) -> Rounded:
+def _rounded(prepared: Prepared, request: Request, *, centred: bool) -> Rounded:
     """Round weights against the second moments of what they multiply.
 
     Where biases are corrected afterwards, the mean costs nothing, and moments are central.
     """
-    stats = prepared.statistics.stats
+    graph, stats = load_clean(prepared.observed), prepared.statistics.stats
     readers = readers_of_weights(graph.graph, prepared.placement.quantized, stats)
     matrices = covariances(
         graph,
@@ -133,26 +138,40 @@ def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: 
     return rounded_weights(readers, matrices, request.settings.weights)
 
 
-def _calibrated(request: Request, path: Path) -> Prepared:
+def _calibrated(request: Request, path: Path, placement: Placement) -> Prepared:
     """Make a pass over a graph."""
     graph = load_clean(path)
-    placement = request.place(graph)
     seen = observe(graph, placement.tensors, request.batches, progress=request.progress)
     ranges = Ranges(graph_sha256(path), request.settings.estimator, [request.entry], seen.stats)
-    return Prepared(path, placement, ranges, seen.shapes, {})
+    return Prepared(path, path, placement, ranges, seen.shapes)
 
 
-def _smoothed(request: Request, before: Prepared) -> Prepared:
+def _smoothed(request: Request, before: Prepared, how: Smoothing) -> Prepared:
     """Write the smoothed float graph, prove it equal, and calibrate it."""
-    assert request.settings.smoothing is not None
     path = request.scratch / "smoothed.onnx"
     with request.progress.step("smooth"):
         graph = load_clean(before.graph)
-        how = request.settings.smoothing
         chosen = _chosen(request, before, graph) if how.method == AUTO else how
         moved = smooth(graph, before.placement.quantized, before.statistics.stats, chosen)
+        if not moved:
+            return before
         _save_equal(graph, before.graph, path, request.batches[0])
-    return replace(_calibrated(request, path), moved=moved)
+    return replace(_calibrated(request, path, request.place(load_clean(path))), moved=moved)
+
+
+def _grouped(request: Request, before: Prepared, how: Grouping) -> Prepared:
+    """Write the float graph with its matmuls in parts, prove it equal, and calibrate it."""
+    masked, path = request.scratch / "masked.onnx", request.scratch / "grouped.onnx"
+    with request.progress.step("group channels"):
+        graph = load_clean(before.graph)
+        grouped = group_channels(graph, before.placement.quantized, before.statistics.stats, how)
+        matmuls = find_matmuls(graph, modules_named=request.modules_named)
+        placement = before.placement.carried_to(matmuls, grouped.reasons)
+        _save_equal(graph, before.graph, masked, request.batches[0])
+        read_saturated(graph)
+        _save_equal(graph, before.graph, path, request.batches[0])
+    made = _calibrated(request, masked, placement)
+    return replace(made, graph=path, moved=before.moved, grouped=grouped.moved)
 
 
 def _chosen(request: Request, before: Prepared, graph: ir.Model) -> dict[str, Smoothing | None]:

@@ -84,6 +84,17 @@ class BuildOptions(CalibrationOptions):
         help="Of weights; gptq makes up for each channel's error in the channels after it.  "
         "[default: gptq]",
     )
+    groups: int = option(
+        1,
+        type=int,
+        help="Cut each activation's channels, sorted by range, into so many groups with a scale "
+        "each: as many INT8 matmuls, summed.",
+    )
+    float_channels: int = option(
+        0,
+        type=int,
+        help="Multiply so many channels of the widest range in float, beside the INT8 matmul.",
+    )
     keep_float: tuple[str, ...] = option(
         many=True,
         short="--nodes-to-exclude",

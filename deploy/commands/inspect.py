@@ -114,7 +114,7 @@ def _print_table(audits: list[Any]) -> None:
                 f"[{audit.kind}, read from the engine]"
             )
         for line in audit.missed():
-            click.echo(f"  carries Q/DQ but runs in {line.executed}: {line.matmul}")
+            click.echo(f"  SIMULATED: carries Q/DQ but runs in {line.executed}: {line.matmul}")
 
 
 COMMAND = command_from_options(InspectOptions, run, help=HELP)

@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.initializers import add_initializer
+from export.initializers import array_of as _array
+from export.initializers import is_constant as _constant
 
 
 class SplitFused(ir.passes.InPlacePass):
@@ -121,12 +123,3 @@ def _reshape(
     last = add_initializer(graph, f"{stem}_size", np.array([size]))
     shape = ir.node("Concat", [leading.outputs[0], last], attributes={"axis": 0})
     return [leading, shape, ir.node("Reshape", [value, shape.outputs[0]])]
-
-
-def _constant(value: ir.Value | None) -> bool:
-    return value is not None and value.is_initializer() and value.const_value is not None
-
-
-def _array(value: ir.Value | None) -> np.ndarray:
-    assert value is not None and value.const_value is not None
-    return value.const_value.numpy()

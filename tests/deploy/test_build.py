@@ -173,7 +173,7 @@ def test_the_manifest_says_what_was_done(built: Built, calibration: Path) -> Non
     assert [i["name"] for i in raw["inputs"]] == ["input_ids", "attention_mask", "token_type_ids"]
     assert all(i["shape"] == [None, None] for i in raw["inputs"])
     entry = raw["calibration"]
-    assert (entry["estimator"], entry["percentile"]) == ("percentile", 99.99)
+    assert (entry["estimator"], entry["percentile"]) == ("minmax", None)
     assert (entry["samples"], entry["batch_size"], entry["sequence"]) == (16, 8, SEQUENCE)
     assert entry["data"] == calibration.name
     assert set(raw["engines"]) == set(ENGINES)
@@ -274,7 +274,7 @@ def test_a_ready_onnx_file_with_text_and_a_tokenizer(
     float_onnx: Path, checkpoint: Checkpoint, calibration: Path, built: Built, tmp_path: Path
 ) -> None:
     ended = run_here(
-        "build", float_onnx, "--int8", "--calib", "percentile", "--calib-data", calibration,
+        "build", float_onnx, "--int8", "--calib", "minmax", "--calib-data", calibration,
         "--tokenizer", checkpoint("bert"), "--task", "fill-mask", "--calib-samples", 16,
         "--seq-len", SEQUENCE, "--engine", "openvino", "-o", tmp_path / "o",
     )  # fmt: skip

@@ -103,7 +103,7 @@ def test_malformed_files_and_values_are_refused(
 
 def test_an_empty_value_leaves_the_default(tmp_path: Path) -> None:
     (tmp_path / "deploy.yaml").write_text("calib:\nout:\n")
-    assert _config(tmp_path)["calib"] == {"value": "percentile", "from": "default"}
+    assert _config(tmp_path)["calib"] == {"value": "minmax", "from": "default"}
 
 
 def test_a_table_named_after_a_command_belongs_to_it(
