@@ -56,6 +56,7 @@ def observe(
     start: Mapping[str, TensorStats] | None = None,
     done: int = 0,
     keep: Keep | None = None,
+    token_axes: Mapping[str, int] | None = None,
 ) -> Observation:
     """Run all batches once; only one batch's activations are in memory at a time.
 
@@ -70,6 +71,8 @@ def observe(
         start: Statistics of the first ``done`` batches, which are left out.
         done: How many batches ``start`` holds.
         keep: Called now and then with the statistics so far and the number of batches in them.
+        token_axes: The axis of tokens in tensors of attentions; others are (B, T, ...) or
+            (B·T, C).
 
     Raises:
         CalibrationError: If an activation is NaN or infinite; names it.
@@ -78,7 +81,7 @@ def observe(
     kept = time.monotonic()
 
     def add(name: str, values: np.ndarray, mask: np.ndarray | None) -> int:
-        return collecting[name].add(_unpadded(values, mask))
+        return collecting[name].add(_unpadded(values, mask, (token_axes or {}).get(name)))
 
     with (
         progress.step("calibrate", total=len(batches)) as advance,
@@ -228,15 +231,26 @@ def _remove(path: Path) -> None:
     path.with_name(f"{path.name}.data").unlink()
 
 
-def _unpadded(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Drop padded positions of (B, T, ...) and of (B·T, C); leave any other shape whole."""
+def _unpadded(
+    values: np.ndarray, mask: np.ndarray | None, axis: int | None = None
+) -> np.ndarray:
+    """Drop padded positions of (B, T, ...) and of (B·T, C); leave any other shape whole.
+
+    With ``axis`` the tokens lie there, and the first axis is B or B·H.
+    """
     if mask is None or mask.all():
         return values
+    seen = mask.astype(bool)
+    if axis is not None:
+        rows, rest = divmod(len(values), len(mask))
+        if rest or values.shape[axis] != mask.shape[1]:
+            return values
+        return np.moveaxis(values, axis, 1)[np.repeat(seen, rows, axis=0)]
     kept = values
     if values.ndim >= 3 and values.shape[:2] == mask.shape:
-        kept = values[mask.astype(bool)]
+        kept = values[seen]
     elif values.ndim == 2 and values.shape[0] == mask.size:
-        kept = values[mask.astype(bool).reshape(-1)]
+        kept = values[seen.reshape(-1)]
     return kept
 
 
