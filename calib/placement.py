@@ -24,6 +24,7 @@ ATTENTION_REASON = "both operands are activations, and they belong to no attenti
 CHOSEN_REASON = "kept in float by --attention float"
 UNFUSED_REASON = "this engine gains nothing from INT8 attention (--attention int8 quantizes it)"
 CLIPPED_REASON = "clipped softmax is fused in INT8 with static shapes only"
+SINGLE_REASON = "INT8 attention of a single head is not fused"
 SHARED_REASON = "not fused: its scores or weights are read by something else as well"
 
 Mode = Literal["auto", "int8", "float"]
@@ -143,8 +144,10 @@ def _attention_reason(attention: Attention, rules: Rules, extent: Extent, mode: 
         return SHARED_REASON
     if attention.clipped and not extent.static:
         return CLIPPED_REASON
-    query, key, value = (extent.operands[n] for n in (attention.query, attention.key,
-                                                      attention.value))  # fmt: skip
+    names = (attention.query, attention.key, attention.value)
+    query, key, value = (extent.operands[name] for name in names)
+    if query[-3:-2] == (1,):
+        return SINGLE_REASON
     widths = rules.clipped_widths if attention.clipped else rules.head_widths
     width, tokens = max(query[-1], value[-1]), max(extent.longest, key[-1])
     if width not in widths:

@@ -19,6 +19,7 @@ from calib.placement import (
     ATTENTION_REASON,
     CLIPPED_REASON,
     SHARED_REASON,
+    SINGLE_REASON,
     Extent,
     Mode,
     Placement,
@@ -202,6 +203,12 @@ def test_an_attention_whose_scores_are_read_elsewhere_is_not_fused(
     folder, placement = built(Block(variant), "attention", tmp_path)
     assert kernels(folder) == (UNFUSED_HALF, [])
     assert SHARED_REASON in {s.reason for s in placement.sites}
+
+
+def test_a_single_head_is_not_fused(tmp_path: Path) -> None:
+    folder, placement = built(Block("vanilla", heads=1), "attention", tmp_path)
+    assert kernels(folder) == (UNFUSED_HALF, [])
+    assert {s.reason for s in placement.sites} - {""} == {SINGLE_REASON}
 
 
 @pytest.mark.parametrize(
