@@ -236,21 +236,19 @@ def _unpadded(
 ) -> np.ndarray:
     """Drop padded positions of (B, T, ...) and of (B·T, C); leave any other shape whole.
 
-    With ``axis`` the tokens lie there, and the first axis is B or B·H.
+    With ``axis`` the tokens lie there and go to the second axis; the first is B or B·H.
     """
+    if axis is not None:
+        values = np.moveaxis(values, axis, 1)
+        heads, rest = divmod(len(values), len(mask)) if mask is not None else (1, 0)
+        mask = mask if mask is None or rest else np.repeat(mask, heads, axis=0)
     if mask is None or mask.all():
         return values
-    seen = mask.astype(bool)
-    if axis is not None:
-        rows, rest = divmod(len(values), len(mask))
-        if rest or values.shape[axis] != mask.shape[1]:
-            return values
-        return np.moveaxis(values, axis, 1)[np.repeat(seen, rows, axis=0)]
     kept = values
     if values.ndim >= 3 and values.shape[:2] == mask.shape:
-        kept = values[seen]
+        kept = values[mask.astype(bool)]
     elif values.ndim == 2 and values.shape[0] == mask.size:
-        kept = values[seen.reshape(-1)]
+        kept = values[mask.astype(bool).reshape(-1)]
     return kept
 
 

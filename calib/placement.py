@@ -38,13 +38,14 @@ class Rules:
         head_widths: Widths of the heads that it fuses in INT8; none if it fuses none.
         clipped_widths: The same for clipped softmax, with static shapes.
         longest: Most tokens of such an attention.
-        rest: Type of everything that is not INT8 in the graph it takes.
+        rest: Type of what is not INT8 in the graph, for engines that take types as they stand;
+            None for those that choose by themselves.
     """
 
     head_widths: tuple[int, ...] = ()
     clipped_widths: tuple[int, ...] = ()
     longest: int = 0
-    rest: Literal["fp32", "fp16"] = "fp32"
+    rest: Literal["fp32", "fp16"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from calib.placement import Placement, place_qdq
+from calib.placement import Extent, Mode, Placement, Rules, judge_attentions, place_qdq
 from calib.ranges import DataEntry, Estimator, Ranges
 from calib.smoothing import Smoothing
 from calib.weights import WeightScheme
+from export.attentions import find_attentions, static_shapes
 from export.matmuls import find_matmuls
 from trueint8.errors import BuildError
 from trueint8.progress import Progress
@@ -32,6 +33,7 @@ class Settings:
         keep_float: Shell patterns of matmuls that stay in float.
         int8_only: Shell patterns; if any is given, all other matmuls stay in float.
         quantize_head: Whether the language-model head is quantized too.
+        attention: Whether attentions are quantized: ``auto`` where an engine fuses them.
     """
 
     estimator: Estimator
@@ -40,6 +42,7 @@ class Settings:
     keep_float: tuple[str, ...] = ()
     int8_only: tuple[str, ...] = ()
     quantize_head: bool = False
+    attention: Mode = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Request:
         scratch: A folder for files of its own.
         progress: Where progress is shown.
         timed: Takes the time of a named block.
+        special: Rules of engines that may want another placement than the common graph's.
+        longest: Most tokens an engine is built for, 0 where no input counts tokens.
     """
 
     name: str
@@ -69,18 +74,38 @@ class Request:
     scratch: Path
     progress: Progress
     timed: Callable[[str], AbstractContextManager[None]]
+    special: Mapping[str, Rules] = field(default_factory=dict)
+    longest: int = 0
 
-    def place(self, graph: ir.Model) -> Placement:
+    def place(
+        self, graph: ir.Model, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[Placement, dict[str, Placement]]:
         """Decide which matmuls of a graph get Q/DQ.
 
+        Args:
+            graph: The float graph.
+            shapes: Of every matmul's operands; may be empty where ``special`` is.
+
+        Returns:
+            The decisions of the common graph, and by name those of the special rules.
+
         Raises:
-            BuildError: If none does.
+            BuildError: If no matmul gets Q/DQ.
         """
+        extent = Extent(shapes, self.longest, static_shapes(graph))
+        common = self._place(graph, Rules(), extent)
+        return common, {n: self._place(graph, rules, extent) for n, rules in self.special.items()}
+
+    def _place(self, graph: ir.Model, rules: Rules, extent: Extent) -> Placement:
+        settings = self.settings
         placement = place_qdq(
             find_matmuls(graph, modules_named=self.modules_named),
-            quantize_head=self.settings.quantize_head,
-            keep_float=self.settings.keep_float,
-            int8_only=self.settings.int8_only,
+            quantize_head=settings.quantize_head,
+            keep_float=settings.keep_float,
+            int8_only=settings.int8_only,
+            attentions=judge_attentions(
+                find_attentions(graph), rules, extent, settings.attention
+            ),
         )
         if not placement.quantized:
             raise BuildError(
@@ -96,10 +121,11 @@ class Prepared:
 
     Attributes:
         graph: The float graph that Q/DQ go into: the given one, or one of equal function.
-        placement: Decisions for its matmuls.
+        placement: Decisions for its matmuls in the common Q/DQ graph.
         ranges: Statistics of the placed activations.
         shapes: Of every matmul's operands for one sequence.
         moved: Where the factors of each smoothed activation went.
+        special: Decisions by name of the request's special rules.
     """
 
     graph: Path
@@ -107,3 +133,17 @@ class Prepared:
     ranges: Ranges
     shapes: Mapping[str, tuple[int, ...]]
     moved: Mapping[str, str]
+    special: Mapping[str, Placement] = field(default_factory=dict)
+
+    @property
+    def placements(self) -> list[Placement]:
+        """All decisions, the common graph's first."""
+        return [self.placement, *self.special.values()]
+
+    def file_of(self, name: str, out: Path) -> Path:
+        """Return the Q/DQ graph of special rules: ``out``, or ``model.int8.NAME.onnx`` beside it.
+
+        The second where other tensors are quantized than in the common graph.
+        """
+        differs = self.special[name].attentions != self.placement.attentions
+        return out.with_suffix(f".{name}{out.suffix}") if differs else out

@@ -17,7 +17,13 @@ from calib.quantizers.trueint8 import quantize
 from calib.ranges import Ranges, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
-from deploy.compiling import Steps, build_engines
+from deploy.compiling import (
+    Steps,
+    build_engines,
+    longest_sequence,
+    shapes_to_accept,
+    special_rules,
+)
 from deploy.exporting import copy_tokenizer
 from deploy.float_graph import write_float_graph
 from deploy.golden import draw_inputs, write_golden
@@ -30,6 +36,7 @@ from deploy.manifest import (
     ModelEntry,
 )
 from deploy.planning import BuildPlan
+from deploy.sessions import Shapes
 from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
@@ -82,13 +89,14 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     graph = load_clean(folder / layout.FLOAT_GRAPH)
     with steps.timed("golden"):
         golden = _golden(folder, plan, graph, inputs, samples, progress)
+    shapes = shapes_to_accept(inputs, samples.batches[0], plan.source.max_positions)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        request = _quantization(folder, plan, samples, Path(scratch), steps, progress)
+        request = _quantization(folder, plan, samples, shapes, Path(scratch), steps, progress)
         prepared = quantize(request, folder / layout.INT8_GRAPH)
         entries = _matmul_entries(prepared)
     with storage_errors(folder):
         (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
-    engines = build_engines(folder, plan, inputs, prepared.placement, samples, steps, progress)
+    engines = build_engines(folder, plan, shapes, prepared, samples, steps, progress)
     if plan.source.tokenizer is not None:
         (folder / layout.TOKENIZER).mkdir()
         copy_tokenizer(plan.source, folder / layout.TOKENIZER)
@@ -119,6 +127,7 @@ def _quantization(
     folder: Path,
     plan: BuildPlan,
     samples: Samples,
+    shapes: Shapes,
     scratch: Path,
     steps: Steps,
     progress: Progress,
@@ -134,6 +143,8 @@ def _quantization(
         scratch=scratch,
         progress=progress,
         timed=steps.timed,
+        special=special_rules(plan.engines),
+        longest=longest_sequence(shapes),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,17 @@ import numpy as np
 
 from calib.data import Samples
 from calib.inputs import GraphInput
-from calib.placement import Placement
+from calib.placement import Rules
+from calib.quantization import Prepared
 from deploy import bundle as layout
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.manifest import EngineEntry
 from deploy.planning import BuildPlan
 from deploy.sessions import BuildRequest, Configuration, Engine, Shapes
+from export.onnx_file import load_clean, save_model
+from export.passes.pad_heads import PadHeads
+from export.passes.to_half import half_graph
 from export.reference import open_reference
 from trueint8.artifacts import no_space
 from trueint8.errors import BuildError, CalibrationError, RunError
@@ -45,8 +50,8 @@ class Steps:
 def build_engines(
     folder: Path,
     plan: BuildPlan,
-    inputs: list[GraphInput],
-    placement: Placement,
+    shapes: Shapes,
+    prepared: Prepared,
     samples: Samples,
     steps: Steps,
     progress: Progress,
@@ -54,10 +59,10 @@ def build_engines(
     """Build, audit and run every engine of the plan inside an unfinished bundle.
 
     Args:
-        folder: The unfinished bundle, which holds both graphs.
+        folder: The unfinished bundle, which holds all graphs.
         plan: Names the engines.
-        inputs: Inputs of the graph.
-        placement: The matmuls to audit.
+        shapes: Of each input, that every engine must accept.
+        prepared: The decisions the graphs were made with.
         samples: Calibration batches; the first is run.
         steps: Gets the seconds of each engine.
         progress: Where progress is shown.
@@ -70,7 +75,7 @@ def build_engines(
         CalibrationError: If an INT8 engine gives NaN or infinite values.
         StorageError: If the disk is full.
     """
-    names = {s.matmul.name: s.matmul.returns for s in placement.sites}
+    names = {s.matmul.name: s.matmul.returns for s in prepared.placement.sites}
     batch = samples.batches[0]
     with open_reference(folder / layout.FLOAT_GRAPH) as run:
         expected = run(batch)
@@ -80,15 +85,13 @@ def build_engines(
         engine: Engine = ENGINES.load(name)
         target = folder / layout.ENGINE / name
         target.mkdir(parents=True)
-        with steps.timed(f"build {name}"), _full_disk_told(target, needed):
-            engine.build(
-                BuildRequest(
-                    int8_graph=folder / layout.INT8_GRAPH,
-                    folder=target,
-                    shapes=_shapes(inputs, batch, plan.source.max_positions),
-                    progress=progress,
-                )
-            )
+        graph, reasons = _decisions(engine, plan, prepared, folder)
+        with (
+            steps.timed(f"build {name}"),
+            _full_disk_told(target, needed),
+            engine_graph(engine, graph, plan, prepared, batch) as typed,
+        ):
+            engine.build(BuildRequest(typed, target, shapes, progress))
         title = f"check {name}"
         with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
             audit = engine.audit(target, names)
@@ -96,11 +99,77 @@ def build_engines(
         entries[name] = EngineEntry(
             version=engine.version(),
             runs_here=engine.runs_here,
-            rest=engine.int8_rest(),
+            rest="fp32" if plan.fp32_rest and engine.placement.rest else engine.int8_rest(),
+            graph=graph.name,
+            reasons=reasons,
             int8_matmuls=sum(p == "int8" for p in audit.values()),
             cosine=cosine,
         )
     return entries
+
+
+def special_rules(engines: Sequence[str]) -> dict[str, Rules]:
+    """Return the rules that differ from the common graph's, by the first engine that has them."""
+    found: dict[str, Rules] = {}
+    for name in engines:
+        rules = ENGINES.load(name).placement
+        if rules != Rules() and rules not in found.values():
+            found[name] = rules
+    return found
+
+
+def _decisions(
+    engine: Engine, plan: BuildPlan, prepared: Prepared, folder: Path
+) -> tuple[Path, dict[str, str] | None]:
+    """Return the engine's Q/DQ graph, and why matmuls are float in it where it has own rules."""
+    common = folder / layout.INT8_GRAPH
+    rules = special_rules(plan.engines).items()
+    name = next((name for name, r in rules if r == engine.placement), None)
+    if name is None or name not in prepared.special:
+        return common, None
+    sites = prepared.special[name].sites
+    return prepared.file_of(name, common), {s.matmul.name: s.reason for s in sites}
+
+
+@contextmanager
+def engine_graph(
+    engine: Engine,
+    graph: Path,
+    plan: BuildPlan,
+    prepared: Prepared,
+    batch: Mapping[str, np.ndarray],
+) -> Iterator[Path]:
+    """Yield the Q/DQ graph as the engine takes it: heads padded, the rest in FP16, or as it is.
+
+    Raises:
+        ExportError: If the graph cannot be written in FP16.
+        BuildError: If it overflows in FP16 on a batch.
+    """
+    half = engine.placement.rest == "fp16" and not plan.fp32_rest
+    if not (half or engine.placement.head_widths):
+        yield graph
+        return
+    model = load_clean(graph)
+    PadHeads(prepared.shapes)(model)
+    if half:
+        model = half_graph(model)
+    with tempfile.TemporaryDirectory(dir=graph.parent) as scratch:
+        path = Path(scratch) / graph.name
+        save_model(model, path)
+        if half:
+            _refuse_overflow(path, batch)
+        yield path
+
+
+def _refuse_overflow(path: Path, batch: Mapping[str, np.ndarray]) -> None:
+    with open_reference(path) as run:
+        outputs = run(batch)
+    broken = [name for name, values in outputs.items() if not np.isfinite(values).all()]
+    if broken:
+        raise BuildError(
+            f"with FP16 outside the INT8 matmuls the graph gives NaN or infinite {broken[0]}",
+            fix="pass --fp32-rest",
+        )
 
 
 @contextmanager
@@ -146,7 +215,7 @@ def _cosine(
     return dot / norm if norm else float(squares[0] == squares[1])
 
 
-def _shapes(
+def shapes_to_accept(
     inputs: list[GraphInput], batch: Mapping[str, np.ndarray], max_positions: int | None
 ) -> Shapes:
     """Return (1, 1, ...), the calibration batch's shape, and that with the longest sequence.
@@ -162,6 +231,11 @@ def _shapes(
         smallest = (*(1 for _ in usual[:2]), *usual[2:])
         shapes[item.name] = (_fixed(item, smallest), usual, _fixed(item, largest))
     return shapes
+
+
+def longest_sequence(shapes: Shapes) -> int:
+    """Return the most tokens among inputs of token ids (B, T), or 0 if there are none."""
+    return max((largest[1] for *_, largest in shapes.values() if len(largest) == 2), default=0)
 
 
 def _fixed(item: GraphInput, shape: tuple[int, ...]) -> tuple[int, ...]:

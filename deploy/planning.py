@@ -101,6 +101,7 @@ class BuildPlan(CalibrationPlan):
     golden: Path | None
     golden_from_calib: bool
     settings: Settings
+    fp32_rest: bool
     force: bool
 
     def request(self) -> dict[str, Any]:
@@ -123,6 +124,8 @@ class BuildPlan(CalibrationPlan):
             "keep-float": list(settings.keep_float),
             "int8-only": list(settings.int8_only),
             "quantize-head": settings.quantize_head,
+            "attention": settings.attention,
+            "fp32-rest": self.fp32_rest,
             "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
             "engines": self.engine_versions,
         }
@@ -170,6 +173,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         golden=golden,
         golden_from_calib=options.golden_from_calib,
         settings=_settings(options, plan.estimator),
+        fp32_rest=options.fp32_rest,
         force=options.force,
     )
 
@@ -186,6 +190,7 @@ def _settings(options: BuildOptions, estimator: Estimator) -> Settings:
         keep_float=tuple(options.keep_float),
         int8_only=tuple(options.int8_only),
         quantize_head=options.quantize_head,
+        attention=options.attention,  # type: ignore[arg-type]
     )
 
 

@@ -5,6 +5,7 @@ Every rewrite of the float graph is proved equal on real data and calibrated ane
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import channel_means, observe, operand_shapes
+from calib.placement import Placement
 from calib.qdq import insert_qdq
 from calib.quantization import Batch, Prepared, Request
 from calib.ranges import Ranges
@@ -23,7 +25,7 @@ from export.reference import open_reference
 
 
 def quantize(request: Request, out: Path) -> Prepared:
-    """Write the Q/DQ graph.
+    """Write the Q/DQ graph to ``out``, and those of other decisions beside it.
 
     Raises:
         BuildError: If the graph has nothing to quantize.
@@ -43,12 +45,13 @@ def prepare(request: Request) -> Prepared:
     Raises:
         As :func:`quantize`.
     """
-    placement = request.place(load_clean(request.graph))
     if request.ranges is not None:
-        digest = graph_sha256(request.graph)
-        ranges = request.ranges.restricted(placement.tensors, request.settings.estimator, digest)
         shapes = operand_shapes(request.graph, request.batches[0], scratch=request.scratch)
-        prepared = Prepared(request.graph, placement, ranges, shapes, {})
+        common, special = request.place(load_clean(request.graph), shapes)
+        digest = graph_sha256(request.graph)
+        tensors = _tensors([common, *special.values()])
+        ranges = request.ranges.restricted(tensors, request.settings.estimator, digest)
+        prepared = Prepared(request.graph, common, ranges, shapes, {}, special)
     else:
         prepared = _calibrated(request, request.graph)
     if request.settings.smoothing is not None:
@@ -57,41 +60,54 @@ def prepare(request: Request) -> Prepared:
 
 
 def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
-    """Write the Q/DQ graph of a prepared one.
+    """Write the Q/DQ graphs of a prepared one.
 
     Raises:
         CalibrationError: If a range is unusable.
     """
-    settings, placement = request.settings, prepared.placement
+    settings, quantized = request.settings, prepared.placement.quantized
     covered = prepared.ranges.covered()
-    params = {name: params_of_range(name, covered[name]) for name in placement.tensors}
+    params = {t: params_of_range(t, covered[t]) for t in _tensors(prepared.placements)}
     graph = load_clean(prepared.graph)
     if settings.smoothing is not None and settings.smoothing.shifts:
         means = channel_means(
             prepared.graph,
-            params,
+            {m.activation: params[m.activation] for m in quantized},
             request.batches,
             scratch=request.scratch,
             progress=request.progress,
         )
-        correct_biases(graph, placement.quantized, means, settings.weights)
+        correct_biases(graph, quantized, means, settings.weights)
+    files = {out: prepared.placement}
+    files |= {prepared.file_of(name, out): p for name, p in prepared.special.items()}
     with request.progress.step("quantize weights"):
-        insert_qdq(graph, placement, params, settings.weights)
-        save_model(graph, out)
+        for file, placement in files.items():
+            whole = graph.clone()
+            insert_qdq(whole, placement, params, settings.weights)
+            save_model(whole, file)
 
 
 def _calibrated(request: Request, path: Path) -> Prepared:
     """Make a pass over a graph."""
-    placement = request.place(load_clean(path))
+    shapes = {}
+    if request.special:
+        shapes = operand_shapes(path, request.batches[0], scratch=request.scratch)
+    common, special = request.place(load_clean(path), shapes)
+    placements = [common, *special.values()]
     seen = observe(
         path,
-        placement.tensors,
+        _tensors(placements),
         request.batches,
         scratch=request.scratch,
         progress=request.progress,
+        token_axes={name: axis for p in placements for name, axis in p.token_axes.items()},
     )
     ranges = Ranges(graph_sha256(path), request.settings.estimator, [request.entry], seen.stats)
-    return Prepared(path, placement, ranges, seen.shapes, {})
+    return Prepared(path, common, ranges, seen.shapes, {}, special)
+
+
+def _tensors(placements: Sequence[Placement]) -> list[str]:
+    return list(dict.fromkeys(name for p in placements for name in p.tensors))
 
 
 def _smoothed(request: Request, before: Prepared) -> Prepared:

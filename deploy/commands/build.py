@@ -77,6 +77,17 @@ class BuildOptions(CalibrationOptions):
         many=True, help="Pattern of the only matmuls to quantize; repeatable."
     )
     quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
+    attention: str = option(
+        "auto",
+        type=click.Choice(["auto", "int8", "float"]),
+        help="The matmuls between activations; auto: INT8 where the engine fuses them into one "
+        "kernel.",
+    )
+    fp32_rest: bool = option(
+        False,
+        type=bool,
+        help="Keep what is not INT8 in FP32 in TensorRT-RTX plans too, which have it in FP16.",
+    )
     print_config: bool = option(
         False, type=bool, help="Print every value and where it came from, and stop."
     )
@@ -143,6 +154,10 @@ def _summary(bundle: Any, built: bool) -> str:
             f"  {name} {engine.version}: {engine.int8_matmuls} matmuls in INT8, "
             f"rest {engine.rest.upper()}{close}  [{kind}, read from the engine]"
         )
+        if engine.reasons is not None:
+            attention = [m for m in manifest.matmuls_of(name) if not m.weighted]
+            count = sum(not m.reason for m in attention)
+            lines.append(f"    {count} of {len(attention)} attention matmuls carry Q/DQ")
     lines.append(f"next: deploy profile {bundle.path} --data EVAL")
     return "\n".join(lines)
 

@@ -118,8 +118,8 @@ class TensorRtRtx:
         return []
 
     def int8_rest(self) -> Precision:
-        """Return FP32, the type of the Q/DQ graph."""
-        return "fp32"
+        """Return FP16: unquantized attention in FP32 is never fused."""
+        return "fp16"
 
     def build(self, request: BuildRequest) -> None:
         """Parse, set one optimization profile, compile, and write the plan."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -56,18 +57,38 @@ class ToHalf(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _check(model: ir.Model) -> None:
+def half_graph(model: ir.Model) -> ir.Model:
+    """Return a graph in FP16, converted to opset 19 if it is older.
+
+    Raises:
+        ExportError: If it can be neither.
+    """
+    if model.graph.opset_imports.get("", 0) < OLDEST_OPSET:
+        try:
+            proto = onnx.version_converter.convert_version(ir.to_proto(model), OLDEST_OPSET)
+        except Exception as err:  # the converter raises RuntimeError subclasses of its own
+            raise _too_old(model) from err
+        model = ir.from_proto(proto)
+    ToHalf()(model)
+    return model
+
+
+def _too_old(model: ir.Model) -> ExportError:
     opset = model.graph.opset_imports.get("", 0)
-    if opset < OLDEST_OPSET:
-        raise ExportError(
-            f"the graph is of opset {opset}; FP16 scales need {OLDEST_OPSET}",
-            fix=f"export the model with opset {OLDEST_OPSET} or later, or keep the rest in FP32",
-        )
+    return ExportError(
+        f"the graph is of opset {opset}; FP16 scales need {OLDEST_OPSET}",
+        fix=f"export the model with opset {OLDEST_OPSET} or later, or pass --fp32-rest",
+    )
+
+
+def _check(model: ir.Model) -> None:
+    if model.graph.opset_imports.get("", 0) < OLDEST_OPSET:
+        raise _too_old(model)
     inner = [n for n in model.graph if n.op_type in ("If", "Loop", "Scan")]
     if inner:
         raise ExportError(
             f"the graph holds {inner[0].op_type}, whose body cannot be written in FP16",
-            fix="export the model without control flow, or keep the rest in FP32",
+            fix="export the model without control flow, or pass --fp32-rest",
         )
 
 

@@ -129,4 +129,4 @@ def test_scales_do_not_vanish() -> None:
 def test_what_cannot_be_half_is_refused(text: str, opset: int, problem: str) -> None:
     with pytest.raises(ExportError, match=problem) as caught:
         ToHalf()(graph_from_text(text, opset=opset))
-    assert "keep the rest in FP32" in caught.value.fix
+    assert "--fp32-rest" in caught.value.fix
