@@ -231,9 +231,7 @@ def _remove(path: Path) -> None:
     path.with_name(f"{path.name}.data").unlink()
 
 
-def _unpadded(
-    values: np.ndarray, mask: np.ndarray | None, axis: int | None = None
-) -> np.ndarray:
+def _unpadded(values: np.ndarray, mask: np.ndarray | None, axis: int | None = None) -> np.ndarray:
     """Drop padded positions of (B, T, ...) and of (B·T, C); leave any other shape whole.
 
     With ``axis`` the tokens lie there and go to the second axis; the first is B or B·H.

@@ -111,7 +111,7 @@ class Placement:
 
     @property
     def token_axes(self) -> dict[str, int]:
-        """The axis along which each tensor of an attention holds tokens, for leaving out padding."""
+        """The axis of tokens in each tensor of an attention, for leaving out padding."""
         axes = {a.key: -1 for a in self.attentions}
         behind = [n for a in self.attentions for n in (a.query, a.value, a.outputs[0])]
         return axes | dict.fromkeys(behind, -2)
@@ -181,7 +181,25 @@ def place_qdq(
     """
     judged = {name: (a, why) for a, why in (attentions or {}).items() for name in a.matmuls}
     names = [m.name for m in matmuls if m.weight is not None or m.name in judged]
-    for pattern in (*keep_float, *int8_only):
+    _refuse_unmatched([*keep_float, *int8_only], names)
+
+    def reason(matmul: MatMul) -> str:
+        if matmul.name in judged:
+            attention, why = judged[matmul.name]
+            return why or _told(attention.matmuls, keep_float, int8_only)
+        if matmul.weight is None:
+            return ATTENTION_REASON
+        kept = matmul.is_head and not quantize_head and not int8_only
+        told = _told([matmul.name], keep_float, int8_only)
+        return matmul.obstacle or told or (HEAD_REASON if kept else "")
+
+    sites = [Site(m, reason(m)) for m in matmuls]
+    quantized = {s.matmul.name for s in sites if s.quantized}
+    return Placement(sites, [a for a in attentions or {} if quantized.issuperset(a.matmuls)])
+
+
+def _refuse_unmatched(patterns: Sequence[str], names: Sequence[str]) -> None:
+    for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(
                 f"no matmul that can be quantized matches {pattern!r}",
@@ -189,23 +207,12 @@ def place_qdq(
                 "* stands for any characters",
             )
 
-    def told(together: Sequence[str]) -> str:
-        for pattern in keep_float:
-            if any(fnmatchcase(name, pattern) for name in together):
-                return f"kept in float by --keep-float {pattern}"
-        if int8_only and not any(fnmatchcase(n, p) for n in together for p in int8_only):
-            return f"outside --int8-only {' '.join(int8_only)}"
-        return ""
 
-    def reason(matmul: MatMul) -> str:
-        if matmul.name in judged:
-            attention, why = judged[matmul.name]
-            return why or told(attention.matmuls)
-        if matmul.weight is None:
-            return ATTENTION_REASON
-        if matmul.obstacle or told([matmul.name]):
-            return matmul.obstacle or told([matmul.name])
-        return HEAD_REASON if matmul.is_head and not quantize_head and not int8_only else ""
-
-    quantized = [a for a, why in (attentions or {}).items() if not (why or told(a.matmuls))]
-    return Placement([Site(m, reason(m)) for m in matmuls], quantized)
+def _told(names: Sequence[str], keep_float: Sequence[str], int8_only: Sequence[str]) -> str:
+    """Return which of the user's patterns keeps matmuls in float that are decided together."""
+    for pattern in keep_float:
+        if any(fnmatchcase(name, pattern) for name in names):
+            return f"kept in float by --keep-float {pattern}"
+    if int8_only and not any(fnmatchcase(n, p) for n in names for p in int8_only):
+        return f"outside --int8-only {' '.join(int8_only)}"
+    return ""

@@ -103,9 +103,7 @@ class Request:
             quantize_head=settings.quantize_head,
             keep_float=settings.keep_float,
             int8_only=settings.int8_only,
-            attentions=judge_attentions(
-                find_attentions(graph), rules, extent, settings.attention
-            ),
+            attentions=judge_attentions(find_attentions(graph), rules, extent, settings.attention),
         )
         if not placement.quantized:
             raise BuildError(

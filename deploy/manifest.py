@@ -80,9 +80,7 @@ class EngineEntry(Record):
     version: str
     runs_here: bool = Field(description="False: BUILT for hardware that is not here.")
     rest: str = Field(description="Precision of what is not INT8.")
-    graph: str = Field(
-        default="model.int8.onnx", description="The Q/DQ graph it was built from."
-    )
+    graph: str = Field(default="model.int8.onnx", description="The Q/DQ graph it was built from.")
     reasons: dict[str, str] | None = Field(
         default=None,
         description="Why matmuls are not quantized in that graph, empty where they are; null "

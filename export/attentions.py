@@ -8,18 +8,22 @@ else made of element-wise operators. A gate behind O is no part of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from export.matmuls import weight_initializer
 
-_ELEMENTWISE = frozenset("Add Cast Clip Div Identity Max Min Mul Reshape Sub Where".split())
+_ELEMENTWISE = frozenset(
+    ["Add", "Cast", "Clip", "Div", "Identity", "Max", "Min", "Mul", "Reshape", "Sub", "Where"]
+)
 _BEFORE = _ELEMENTWISE | {"Concat", "Tanh"}
 _BEHIND = _ELEMENTWISE | {"DequantizeLinear", "Neg", "QuantizeLinear", "Slice"}
-_KEEP_VALUES = frozenset("Cast Expand Identity Reshape Slice Squeeze Transpose Unsqueeze".split())
-LAYOUT = frozenset("Cast Identity Reshape Squeeze Transpose Unsqueeze".split())
+_KEEP_VALUES = frozenset(
+    ["Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
+)
+_LAYOUT = frozenset(["Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
 """Operators that move values and change none."""
 
 UNBOUNDED = "its attention weights are not known to lie in [0, 1]"
@@ -115,7 +119,7 @@ def _name(value: ir.Value | None) -> str:
 def _moved(value: ir.Value) -> list[str]:
     """Return the value's name and those of its only readers' results while they but move it."""
     users = [node for node, _ in value.uses()]
-    further = len(users) == 1 and users[0].op_type in LAYOUT and not value.is_graph_output()
+    further = len(users) == 1 and users[0].op_type in _LAYOUT and not value.is_graph_output()
     return [_name(value), *(_moved(users[0].outputs[0]) if further else [])]
 
 

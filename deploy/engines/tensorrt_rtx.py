@@ -187,7 +187,7 @@ class PlanOperation:
 
     @property
     def precision(self) -> str:
-        """``int8`` if all that is multiplied is INT8, else the float type; "" if it is no matmul."""
+        """``int8`` if all that is multiplied is INT8, else the float type; "" for no matmul."""
         if self.fused_attention:
             whole = self.operands.count("int8") == _ATTENTION_OPERANDS
             return "int8" if whole else _widest(self.operands)

@@ -32,11 +32,23 @@ OLDEST_OPSET = 19
 """First in which the scales of Q/DQ may be FP16."""
 
 _SINGLE = frozenset(
-    "CumSum Exp Log Pow Range Reciprocal ReduceL2 ReduceMean ReduceSum ReduceSumSquare Resize "
-    "Sqrt".split()
+    [
+        "CumSum",
+        "Exp",
+        "Log",
+        "Pow",
+        "Range",
+        "Reciprocal",
+        "ReduceL2",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "Resize",
+        "Sqrt",
+    ]
 )
-_FOLLOWING = frozenset("Add Clip Div Mul Sub".split())
-_BOUNDING = frozenset("Clip Max Min".split())
+_FOLLOWING = frozenset(["Add", "Clip", "Div", "Mul", "Sub"])
+_BOUNDING = frozenset(["Clip", "Max", "Min"])
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 

@@ -153,8 +153,8 @@ def _graph(text: str) -> ir.Model:
     return graph_from_text(text, {k: v for k, v in WEIGHTS.items() if k in text})
 
 
-def _place(model: ir.Model, mode: Mode = "int8", **more: tuple[str, ...]) -> Placement:
-    judged = judge_attentions(find_attentions(model), RULES, EXTENT, mode)
+def _place(model: ir.Model, **more: tuple[str, ...]) -> Placement:
+    judged = judge_attentions(find_attentions(model), RULES, EXTENT, "int8")
     matmuls = find_matmuls(model, modules_named=False)
     return place_qdq(matmuls, quantize_head=True, attentions=judged, **more)
 

@@ -289,7 +289,7 @@ SIMULATED = {
     ),
     "weights without activations": LINEAR.format(pairs=WEIGHT, a="x", b="w_d"),
 }
-CONSTANTS = {
+CONSTANTS: dict[str, np.ndarray] = {
     "w": normal(0, 64, 64),
     "w_q": np.ones((64, 64), np.int8),
     "w_s": np.full(64, 0.02, np.float32),
@@ -319,7 +319,10 @@ def test_the_attention_operator_runs_in_half_whatever_surrounds_it(tmp_path: Pat
         o_q = QuantizeLinear(o, s, z)
         y = DequantizeLinear(o_q, s, z)
     }"""
-    constants = {"s": np.asarray(0.02, np.float32), "z": np.asarray(0, np.int8)}
+    constants: dict[str, np.ndarray] = {
+        "s": np.asarray(0.02, np.float32),
+        "z": np.asarray(0, np.int8),
+    }
     model = graph_from_text(text, constants, opset=23)
     ToHalf()(model)
     save_model(model, tmp_path / "model.onnx")
