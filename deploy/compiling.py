@@ -23,6 +23,7 @@ from deploy.manifest import EngineEntry
 from deploy.planning import BuildPlan
 from deploy.sessions import BuildRequest, Configuration, Engine, Shapes
 from export.onnx_file import load_clean, save_model
+from export.overflow import overflowing_values
 from export.passes.pad_heads import PadHeads
 from export.passes.to_half import half_graph
 from export.reference import open_reference
@@ -157,17 +158,16 @@ def engine_graph(
         path = Path(scratch) / graph.name
         save_model(model, path)
         if half:
-            _refuse_overflow(path, batch)
+            _refuse_overflow(path, batch, Path(scratch))
         yield path
 
 
-def _refuse_overflow(path: Path, batch: Mapping[str, np.ndarray]) -> None:
-    with open_reference(path) as run:
-        outputs = run(batch)
-    broken = [name for name, values in outputs.items() if not np.isfinite(values).all()]
+def _refuse_overflow(path: Path, batch: Mapping[str, np.ndarray], scratch: Path) -> None:
+    broken = overflowing_values(path, batch, scratch=scratch)
     if broken:
+        more = f" and {len(broken) - 1} other values" if broken[1:] else ""
         raise BuildError(
-            f"with FP16 outside the INT8 matmuls the graph gives NaN or infinite {broken[0]}",
+            f"outside the INT8 matmuls FP16 cannot hold {broken[0]!r}{more} on calibration data",
             fix="pass --fp32-rest",
         )
 

@@ -209,6 +209,8 @@ def _retype_attributes(node: ir.Node) -> None:
         if attribute is not None and attribute.as_int() == ir.DataType.FLOAT:
             node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT16)
     filled = node.attributes.get("value")
-    if filled is not None and filled.as_tensor().dtype == ir.DataType.FLOAT:
+    if node.op_type == "ConstantOfShape" and filled is None:
+        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.zeros(1, np.float16)))
+    elif filled is not None and filled.as_tensor().dtype == ir.DataType.FLOAT:
         half = ir.tensor(filled.as_tensor().numpy().astype(np.float16))
         node.attributes["value"] = ir.AttrTensor("value", half)

@@ -112,6 +112,26 @@ def test_scales_do_not_vanish() -> None:
     assert scale is not None and 0 < float(scale.numpy()) < 1e-7
 
 
+def test_operators_that_make_floats_of_nothing_make_halves() -> None:
+    text = """g (float[b, 8] x) => (float[b, 8] y) <float two = {2.0}> {
+        s = Shape(x)
+        zeros = ConstantOfShape(s)
+        ones = ConstantOfShape<value = float[1] {1.0}>(s)
+        like = Cast<to = 1>(s)
+        low = ReduceMin<keepdims=0>(like)
+        a = Add(x, zeros)
+        c = Add(a, ones)
+        y = Min(c, low)
+    }"""
+    model = graph_from_text(text)
+    x = normal(0, 3, 8)
+    (expected,) = run_plainly(model, {"x": x})
+    ToHalf()(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    (actual,) = run_plainly(model, {"x": x})
+    np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("text", "opset", "problem"),
     [
