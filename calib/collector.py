@@ -175,6 +175,8 @@ def _instrumented(
         del stored
 
         def shapes_of(batch: Batch) -> dict[str, tuple[int, ...]]:
+            if not shapes:
+                return {}
             one = batch if fixed else {k: v[:1] for k, v in batch.items()}
             found = run(one, list(shapes.values()))
             return {name: tuple(found[output].tolist()) for name, output in shapes.items()}
