@@ -81,11 +81,11 @@ def observe(
     kept = time.monotonic()
 
     def add(name: str, values: np.ndarray, mask: np.ndarray | None) -> int:
-        return collecting[name].add(_unpadded(values, mask, (token_axes or {}).get(name)))
+        return collecting[name].add(unpadded(values, mask, (token_axes or {}).get(name)))
 
     with (
         progress.step("calibrate", total=len(batches)) as advance,
-        _instrumented(model_path, tensors, scratch) as (run, shapes_of),
+        instrumented(model_path, tensors, scratch) as (run, shapes_of),
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
     ):
         shapes = shapes_of(batches[0])
@@ -133,11 +133,11 @@ def channel_means(
     counts = dict.fromkeys(params, 0)
     with (
         progress.step("measure bias", total=len(batches)) as advance,
-        _instrumented(model_path, list(params), scratch) as (run, _),
+        instrumented(model_path, list(params), scratch) as (run, _),
     ):
         for batch in batches:
             for name, values in run(batch).items():
-                x = _unpadded(values, batch.get("attention_mask"))
+                x = unpadded(values, batch.get("attention_mask"))
                 x = x.reshape(-1, x.shape[-1])
                 scale = params[name].scale
                 rounded = np.clip(np.rint(x / scale), -128, 127) * scale
@@ -150,7 +150,7 @@ def channel_means(
 
 def operand_shapes(model_path: Path, batch: Batch, *, scratch: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every operand of a matmul, by name, for the first sequence of a batch."""
-    with _instrumented(model_path, [], scratch) as (_, shapes):
+    with instrumented(model_path, [], scratch) as (_, shapes):
         return shapes(batch)
 
 
@@ -158,7 +158,7 @@ Shapes = Callable[[Batch], dict[str, tuple[int, ...]]]
 
 
 @contextlib.contextmanager
-def _instrumented(
+def instrumented(
     path: Path, tensors: Sequence[str], scratch: Path
 ) -> Iterator[tuple[Callable[[Batch], dict[str, np.ndarray]], Shapes]]:
     """Open the graph with activations as its outputs.
@@ -233,7 +233,7 @@ def _remove(path: Path) -> None:
     path.with_name(f"{path.name}.data").unlink()
 
 
-def _unpadded(values: np.ndarray, mask: np.ndarray | None, axis: int | None = None) -> np.ndarray:
+def unpadded(values: np.ndarray, mask: np.ndarray | None, axis: int | None = None) -> np.ndarray:
     """Drop padded positions of (B, T, ...) and of (B·T, C); leave any other shape whole.
 
     With ``axis`` the tokens lie there and go to the second axis; the first is B or B·H.

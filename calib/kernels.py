@@ -164,3 +164,31 @@ def rounding_errors(magnitudes: np.ndarray, scales: np.ndarray, levels: int) -> 
             total += difference * difference
         errors[row] = total
     return errors
+
+
+@_compiled
+def round_in_turn(steps: np.ndarray, factor: np.ndarray, levels: int) -> np.ndarray:
+    """Round row after row and move each row's error into the rows below.
+
+    Args:
+        steps: (C, N) float32, weights in units of their scale; overwritten.
+        factor: (C, C) float32, upper, with a diagonal of ones.
+        levels: Largest integer.
+
+    Returns:
+        (C, N) float32 integers.
+    """
+    rows, columns = steps.shape
+    limit = np.float32(levels)
+    moved = np.empty(columns, np.float32)
+    for i in range(rows):
+        for n in range(columns):
+            whole = min(max(np.rint(steps[i, n]), -limit), limit)
+            error = steps[i, n] - whole
+            steps[i, n] = whole
+            moved[n] = error
+        for j in range(i + 1, rows):
+            share = factor[i, j]
+            for n in range(columns):
+                steps[j, n] -= share * moved[n]
+    return steps

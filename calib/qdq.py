@@ -22,6 +22,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from calib.placement import Placement
+from calib.rounding import Rounded
 from calib.schemes import QuantParams
 from calib.weights import WeightScheme, quantize_weight
 from export.initializers import add_initializer, fresh_name, remove_unused_initializers
@@ -36,6 +37,7 @@ def insert_qdq(
     placement: Placement,
     params: Mapping[str, QuantParams],
     weights: WeightScheme | None = None,
+    rounded: Rounded | None = None,
 ) -> None:
     """Insert Q/DQ around every placed matmul and attention, in place.
 
@@ -44,6 +46,7 @@ def insert_qdq(
         placement: Decisions for its matmuls.
         params: Per-tensor parameters for each of ``placement.tensors``.
         weights: How weights are quantized; min-max per channel unless given.
+        rounded: Weights that are quantized already.
     """
     graph = model.graph
     nodes = {node.name: node for node in graph}
@@ -65,7 +68,7 @@ def insert_qdq(
         operand = node.inputs[matmul.weight_side]
         assert operand is not None
         if operand.name not in stored:
-            dequantizer = _weight_dequantizer(matmul, operand, graph, weights)
+            dequantizer = _weight_dequantizer(matmul, operand, graph, weights, rounded or {})
             graph.insert_before(node, [dequantizer])
             stored[str(operand.name)] = dequantizer.outputs[0]
         node.replace_input_with(matmul.weight_side, stored[str(operand.name)])
@@ -111,12 +114,17 @@ def _activation_pair(
 
 
 def _weight_dequantizer(
-    matmul: MatMul, operand: ir.Value, graph: ir.Graph, how: WeightScheme | None
+    matmul: MatMul,
+    operand: ir.Value,
+    graph: ir.Graph,
+    how: WeightScheme | None,
+    rounded: Rounded,
 ) -> ir.Node:
     weight = weight_array(operand)
     axis = weight.ndim - 1 if matmul.weight_side == 1 else weight.ndim - 2
     stem = f"{matmul.name}.weight"
-    integers, params = quantize_weight(weight, axis, how, name=stem)
+    known = rounded.get(str(operand.name))
+    integers, params = known or quantize_weight(weight, axis, how, name=stem)
     dequantize = ir.node(
         "DequantizeLinear",
         [

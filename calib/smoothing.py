@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import ChannelMeans
+from calib.rounding import Rounded
 from calib.stats import TensorStats
 from calib.weights import WeightScheme, quantize_weight
 from export.initializers import add_initializer, fresh_name, remove_unused_initializers
@@ -275,6 +276,7 @@ def correct_biases(
     matmuls: Sequence[MatMul],
     means: Mapping[str, ChannelMeans],
     weights: WeightScheme,
+    rounded: Rounded | None = None,
 ) -> None:
     """Take the mean error of quantization out of every matmul's bias, in place.
 
@@ -285,6 +287,7 @@ def correct_biases(
         matmuls: Those to be quantized.
         means: Of their activations.
         weights: How their weights will be quantized.
+        rounded: Weights that are quantized already.
 
     References:
         Nagel et al. 2019, arXiv:1906.04721, section 4.2 (there the means are predicted).
@@ -297,7 +300,8 @@ def correct_biases(
         weight = _array(node.inputs[1])
         if weight.ndim != 2:
             continue
-        integers, params = quantize_weight(weight, 1, weights, name=matmul.name)
+        known = (rounded or {}).get(str(node.inputs[1].name))  # type: ignore[union-attr]
+        integers, params = known or quantize_weight(weight, 1, weights, name=matmul.name)
         mean = means[matmul.activation]
         drift = mean.quantized @ (integers * params.scale) - mean.exact @ weight
         _add_bias(model.graph, node, -drift)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class WeightScheme:
         per_channel: One scale per output channel instead of one for all.
         percentile: Percent of |w| that ``percentile`` covers, 0 < q <= 100.
         scheme: Bits.
+        rounding: ``nearest``, or ``gptq``: against the errors of the channels rounded before,
+            where activations are known (:mod:`calib.rounding`).
 
     Raises:
         UnknownName: If there is no such estimator.
@@ -38,6 +41,7 @@ class WeightScheme:
     per_channel: bool = True
     percentile: float = 99.99
     scheme: Scheme = INT8
+    rounding: Literal["nearest", "gptq"] = "nearest"
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
@@ -58,7 +62,7 @@ class WeightScheme:
 def quantize_weight(
     weight: np.ndarray, axis: int, how: WeightScheme | None = None, *, name: str = "weight"
 ) -> tuple[np.ndarray, QuantParams]:
-    """Quantize a weight.
+    """Quantize a weight, to the nearest integers.
 
     Args:
         weight: float32, at least two axes.

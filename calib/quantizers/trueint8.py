@@ -13,10 +13,12 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import channel_means, observe, operand_shapes
+from calib.covariance import covariances
 from calib.placement import Placement
 from calib.qdq import insert_qdq
 from calib.quantization import Batch, Prepared, Request
 from calib.ranges import Ranges
+from calib.rounding import Rounded, readers_of_weights, rounded_weights
 from calib.schemes import params_of_range
 from calib.smoothing import correct_biases, smooth
 from export.onnx_file import graph_sha256, load_clean, save_model
@@ -69,7 +71,11 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
     covered = prepared.ranges.covered()
     params = {t: params_of_range(t, covered[t]) for t in _tensors(prepared.placements)}
     graph = load_clean(prepared.graph)
-    if settings.smoothing is not None and settings.smoothing.shifts:
+    shifts = settings.smoothing is not None and settings.smoothing.shifts
+    rounded = None
+    if settings.weights.rounding == "gptq":
+        rounded = _rounded(prepared, request, graph, centred=shifts)
+    if shifts:
         means = channel_means(
             prepared.graph,
             {m.activation: params[m.activation] for m in quantized},
@@ -77,14 +83,33 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
             scratch=request.scratch,
             progress=request.progress,
         )
-        correct_biases(graph, quantized, means, settings.weights)
+        correct_biases(graph, quantized, means, settings.weights, rounded)
     files = {out: prepared.placement}
     files |= {prepared.file_of(name, out): p for name, p in prepared.special.items()}
     with request.progress.step("quantize weights"):
         for file, placement in files.items():
             whole = graph.clone()
-            insert_qdq(whole, placement, params, settings.weights)
+            insert_qdq(whole, placement, params, settings.weights, rounded)
             save_model(whole, file)
+
+
+def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: bool) -> Rounded:
+    """Round weights against the second moments of what they multiply.
+
+    Where biases are corrected afterwards, the mean costs nothing, and moments are central.
+    """
+    stats = prepared.ranges.stats
+    readers = readers_of_weights(graph.graph, prepared.placement.quantized, stats)
+    matrices = covariances(
+        prepared.graph,
+        list(dict.fromkeys(tensors for _, tensors in readers.values())),
+        stats,
+        request.batches,
+        centred=centred,
+        scratch=request.scratch,
+        progress=request.progress,
+    )
+    return rounded_weights(readers, matrices, request.settings.weights)
 
 
 def _calibrated(request: Request, path: Path) -> Prepared:
