@@ -22,8 +22,8 @@ from deploy.compiling import (
     build_engines,
     longest_sequence,
     shapes_to_accept,
-    special_rules,
 )
+from deploy.engine_graphs import special_rules
 from deploy.exporting import copy_tokenizer
 from deploy.float_graph import write_float_graph
 from deploy.golden import draw_inputs, write_golden

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +13,14 @@ import numpy as np
 
 from calib.data import Samples
 from calib.inputs import GraphInput
-from calib.placement import Rules
 from calib.quantization import Prepared
 from deploy import bundle as layout
+from deploy.engine_graphs import decisions, engine_graph, simulated_outputs
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.manifest import EngineEntry
 from deploy.planning import BuildPlan
 from deploy.sessions import BuildRequest, Configuration, Engine, Shapes
-from export.onnx_file import load_clean, save_model
-from export.overflow import overflowing_values
-from export.passes.pad_heads import PadHeads
-from export.passes.to_half import half_graph
 from export.reference import open_reference
 from trueint8.artifacts import no_space
 from trueint8.errors import BuildError, CalibrationError, RunError
@@ -86,90 +81,33 @@ def build_engines(
         engine: Engine = ENGINES.load(name)
         target = folder / layout.ENGINE / name
         target.mkdir(parents=True)
-        graph, reasons = _decisions(engine, plan, prepared, folder)
+        graph, reasons = decisions(engine, plan.engines, prepared, folder / layout.INT8_GRAPH)
+        half = engine.placement.rest == "fp16" and not plan.fp32_rest
         with (
             steps.timed(f"build {name}"),
             _full_disk_told(target, needed),
-            engine_graph(engine, graph, plan, prepared, batch) as typed,
+            engine_graph(engine, graph, prepared.shapes, batch, half=half) as typed,
         ):
             engine.build(BuildRequest(typed, target, shapes, progress))
         title = f"check {name}"
         with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
             audit = engine.audit(target, names)
-            cosine = _cosine(engine, target, batch, expected) if engine.runs_here else None
+            if engine.runs_here:
+                outputs = _run(engine, target, batch)
+            else:
+                outputs = simulated_outputs(graph, batch)
+            cosine = _cosine(outputs, expected)
         entries[name] = EngineEntry(
             version=engine.version(),
             runs_here=engine.runs_here,
-            rest="fp32" if plan.fp32_rest and engine.placement.rest else engine.int8_rest(),
+            rest=engine.int8_rest() if half or not engine.placement.rest else "fp32",
             graph=graph.name,
             reasons=reasons,
             int8_matmuls=sum(p == "int8" for p in audit.values()),
-            cosine=cosine,
+            cosine=cosine if engine.runs_here else None,
+            simulated_cosine=None if engine.runs_here else cosine,
         )
     return entries
-
-
-def special_rules(engines: Sequence[str]) -> dict[str, Rules]:
-    """Return the rules that differ from the common graph's, by the first engine that has them."""
-    found: dict[str, Rules] = {}
-    for name in engines:
-        rules = ENGINES.load(name).placement
-        if rules != Rules() and rules not in found.values():
-            found[name] = rules
-    return found
-
-
-def _decisions(
-    engine: Engine, plan: BuildPlan, prepared: Prepared, folder: Path
-) -> tuple[Path, dict[str, str] | None]:
-    """Return the engine's Q/DQ graph, and why matmuls are float in it where it has own rules."""
-    common = folder / layout.INT8_GRAPH
-    rules = special_rules(plan.engines).items()
-    name = next((name for name, r in rules if r == engine.placement), None)
-    if name is None or name not in prepared.special:
-        return common, None
-    sites = prepared.special[name].sites
-    return prepared.file_of(name, common), {s.matmul.name: s.reason for s in sites}
-
-
-@contextmanager
-def engine_graph(
-    engine: Engine,
-    graph: Path,
-    plan: BuildPlan,
-    prepared: Prepared,
-    batch: Mapping[str, np.ndarray],
-) -> Iterator[Path]:
-    """Yield the Q/DQ graph as the engine takes it: heads padded, the rest in FP16, or as it is.
-
-    Raises:
-        ExportError: If the graph cannot be written in FP16.
-        BuildError: If it overflows in FP16 on a batch.
-    """
-    half = engine.placement.rest == "fp16" and not plan.fp32_rest
-    if not (half or engine.placement.head_widths):
-        yield graph
-        return
-    model = load_clean(graph)
-    PadHeads(prepared.shapes)(model)
-    if half:
-        model = half_graph(model)
-    with tempfile.TemporaryDirectory(dir=graph.parent) as scratch:
-        path = Path(scratch) / graph.name
-        save_model(model, path)
-        if half:
-            _refuse_overflow(path, batch, Path(scratch))
-        yield path
-
-
-def _refuse_overflow(path: Path, batch: Mapping[str, np.ndarray], scratch: Path) -> None:
-    broken = overflowing_values(path, batch, scratch=scratch)
-    if broken:
-        more = f" and {len(broken) - 1} other values" if broken[1:] else ""
-        raise BuildError(
-            f"outside the INT8 matmuls FP16 cannot hold {broken[0]!r}{more} on calibration data",
-            fix="pass --fp32-rest",
-        )
 
 
 @contextmanager
@@ -188,17 +126,8 @@ def _full_disk_told(folder: Path, needed: int) -> Iterator[None]:
         raise
 
 
-def _cosine(
-    engine: Engine,
-    folder: Path,
-    batch: Mapping[str, np.ndarray],
-    expected: Mapping[str, np.ndarray],
-) -> float:
-    """Run the engine from the files just written, so that none is sealed broken.
-
-    Returns:
-        Cosine of all its outputs, taken as one vector, to the float graph's.
-    """
+def _run(engine: Engine, folder: Path, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Run the engine from the files just written, so that none is sealed broken."""
     configuration = Configuration("int8", engine.int8_rest())
     with engine.open(folder, configuration, default_threads()) as session:
         outputs = session.run(batch)
@@ -208,6 +137,11 @@ def _cosine(
                 f"the INT8 engine {engine.name} gives NaN or infinite values in {name!r}",
                 fix="try another --calib or a higher --percentile",
             )
+    return outputs
+
+
+def _cosine(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    """Return the cosine of all outputs, taken as one vector, to the float graph's."""
     pairs = [(outputs[n].astype(np.float64), e.astype(np.float64)) for n, e in expected.items()]
     dot = sum(float((a * b).sum()) for a, b in pairs)
     squares = [sum(float((p[i] ** 2).sum()) for p in pairs) for i in (0, 1)]

@@ -91,6 +91,11 @@ class EngineEntry(Record):
         description="MEASURED: of all outputs on the first calibration batch to the float graph's; "
         "null for an engine that was not run."
     )
+    simulated_cosine: float | None = Field(
+        default=None,
+        description="SIMULATED: the same of its Q/DQ graph in float arithmetic, for an engine that "
+        "was not run.",
+    )
 
 
 class Manifest(Record):

@@ -154,6 +154,8 @@ def _summary(bundle: Any, built: bool) -> str:
             f"  {name} {engine.version}: {engine.int8_matmuls} matmuls in INT8, "
             f"rest {engine.rest.upper()}{close}  [{kind}, read from the engine]"
         )
+        if engine.simulated_cosine is not None:
+            lines.append(f"    cosine to float {engine.simulated_cosine:.5f}  [SIMULATED]")
         if engine.reasons is not None:
             attention = [m for m in manifest.matmuls_of(name) if not m.weighted]
             count = sum(not m.reason for m in attention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def test_an_engine_that_fuses_int8_attention_gets_a_graph_of_its_own(
     assert engines["tensorrt-rtx"].rest == "fp16"
     assert engines["tensorrt-rtx"].int8_matmuls == WEIGHTS + ATTENTION
     assert engines["openvino"].int8_matmuls == WEIGHTS
+    assert engines["tensorrt-rtx"].cosine is None and engines["openvino"].simulated_cosine is None
+    assert 0.99 < (engines["tensorrt-rtx"].simulated_cosine or 0) < 1
     reasons = {m.reason for m in bundle.manifest.matmuls if not m.weighted}
     assert reasons == {UNFUSED_REASON}
     own = bundle.manifest.matmuls_of("tensorrt-rtx")
@@ -158,6 +161,7 @@ def test_ranges_of_calibrate_serve_every_placement(
     assert ended.code == 0, ended.err
     assert f"{ATTENTION} of {ATTENTION} attention matmuls carry Q/DQ" in ended.out
     assert "rest FP16" in ended.out
+    assert re.search(r"cosine to float [01]\.\d{5}  \[SIMULATED\]", ended.out)
 
 
 LINEAR = """
