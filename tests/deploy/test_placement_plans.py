@@ -47,6 +47,9 @@ pytest.importorskip("tensorrt_rtx")
 
 
 COLUMNS: dict[str, Mode | None] = {"none": None, "weights": "float", "attention": "auto"}
+RUNS_IN = {"none": ("fp16", "fp16"), "weights": ("int8", "fp16"), "attention": ("int8", "int8")}
+"""GEMMs and attention, where the attention is fused."""
+
 HALF, INT8 = ["mha_v2 fp16"], ["mha_v2 int8"]
 UNFUSED_HALF = {"int8": 4, "fp16": 2}
 
@@ -95,6 +98,15 @@ def built(block: Block, column: str, folder: Path, *, longest: int = 512) -> tup
     return compiled(model, folder, longest), placement
 
 
+def check_row(block: Block, folder: Path, kernel: str, count: int = 1) -> Placement:
+    """Check a row of the table whose attention is always fused; return the last placement."""
+    for column, (gemm, attention) in RUNS_IN.items():
+        plan, placement = built(block, column, folder)
+        assert kernels(plan) == ({gemm: 4}, count * [f"{kernel} {attention}"]), column
+        assert len(placement.attentions) == count * (column == "attention")
+    return placement
+
+
 FUSED = {
     "vanilla": Block("vanilla"),
     "vanilla, 16 wide": Block("vanilla", width=16),
@@ -108,32 +120,15 @@ FUSED = {
 
 @pytest.mark.parametrize("name", FUSED)
 def test_one_kernel_for_the_attention_in_half_and_in_int8(name: str, tmp_path: Path) -> None:
-    block = FUSED[name]
-    for column, precision, attention in (
-        ("none", "fp16", HALF),
-        ("weights", "int8", HALF),
-        ("attention", "int8", INT8),
-    ):
-        folder, placement = built(block, column, tmp_path)
-        gemms, fused = kernels(folder)
-        assert (set(gemms), fused) == ({precision}, attention), column
-        assert gemms[precision] == 4
-        assert len(placement.attentions) == (column == "attention")
+    placement = check_row(FUSED[name], tmp_path, "mha_v2")
+    assert len(placement.outputs) == name.startswith("gated")
 
 
 @pytest.mark.parametrize("variant", ["differential", "differential-v2"])
 def test_a_difference_of_attentions_is_two_kernels(variant: str, tmp_path: Path) -> None:
     """Padded to the width of the values, where the values are wider than the queries."""
     block = Block(variant, heads=4, width=16 if variant == "differential" else 32)
-    for column, precision, attention in (
-        ("none", "fp16", HALF),
-        ("weights", "int8", HALF),
-        ("attention", "int8", INT8),
-    ):
-        folder, placement = built(block, column, tmp_path)
-        gemms, fused = kernels(folder)
-        assert (gemms, fused) == ({precision: 4}, 2 * attention), column
-        assert len(placement.outputs) == 2 * (column == "attention")
+    assert len(check_row(block, tmp_path, "mha_v2", count=2).outputs) == 2
 
 
 def test_a_product_of_signed_weights_stays_in_float(tmp_path: Path) -> None:
@@ -165,14 +160,7 @@ def test_clipped_softmax_with_static_shapes_is_fused(
     variant: str, masked: bool, tmp_path: Path
 ) -> None:
     block = Block(variant, width=64, static=True, masked=masked)
-    for column, precision, attention in (
-        ("none", "fp16", ["mha_v1 fp16"]),
-        ("weights", "int8", ["mha_v1 fp16"]),
-        ("attention", "int8", ["mha_v1 int8"]),
-    ):
-        folder, placement = built(block, column, tmp_path)
-        assert kernels(folder) == ({precision: 4}, attention), column
-        assert len(placement.outputs) == (column == "attention")
+    assert len(check_row(block, tmp_path, "mha_v1").outputs) == 1
 
 
 def test_clipped_softmax_of_narrow_heads_stays_in_half(tmp_path: Path) -> None:

@@ -79,31 +79,28 @@ def exported_subtracting(block: Block) -> bytes:
 
 
 def _encoder(block: Block) -> Any:
-    size = block.width * block.heads
     config = transformers.BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=size,
-        intermediate_size=2 * size,
-        num_hidden_layers=1,
-        num_attention_heads=block.heads,
-        max_position_embeddings=1024,
-        type_vocab_size=1,
+        num_attention_heads=block.heads, type_vocab_size=1, **_sizes(block)
     )
     return transformers.BertModel(config, add_pooling_layer=False)
 
 
 def _decoder(block: Block) -> Any:
-    size = block.width * block.heads
     config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=size,
-        intermediate_size=2 * size,
-        num_hidden_layers=1,
-        num_attention_heads=block.heads,
-        num_key_value_heads=block.heads // 2,
-        max_position_embeddings=1024,
+        num_attention_heads=block.heads, num_key_value_heads=block.heads // 2, **_sizes(block)
     )
     return transformers.LlamaModel(config)
+
+
+def _sizes(block: Block) -> dict[str, int]:
+    size = block.width * block.heads
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": size,
+        "intermediate_size": 2 * size,
+        "num_hidden_layers": 1,
+        "max_position_embeddings": 1024,
+    }
 
 
 def _randomize(module: torch.nn.Module) -> None:
