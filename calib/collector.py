@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -18,13 +17,6 @@ from calib.schemes import QuantParams
 from calib.stats import Accumulator, TensorStats
 from export.initializers import fresh_name
 from export.matmuls import weight_initializer
-from export.onnx_file import (
-    EXTERNAL_ABOVE_BYTES,
-    load_clean,
-    model_bytes,
-    save_model,
-    weights_bytes,
-)
 from export.other_operators import COUNTED
 from export.reference import open_reference
 from trueint8.errors import CalibrationError
@@ -47,11 +39,10 @@ Keep = Callable[[Mapping[str, TensorStats], int], None]
 
 
 def observe(
-    model_path: Path,
+    model: ir.Model,
     tensors: Sequence[str],
     batches: Sequence[Batch],
     *,
-    scratch: Path,
     progress: Progress,
     start: Mapping[str, TensorStats] | None = None,
     done: int = 0,
@@ -63,10 +54,9 @@ def observe(
     Padded positions (``attention_mask`` 0) do not enter the statistics.
 
     Args:
-        model_path: The clean float graph.
+        model: The clean float graph.
         tensors: Activations to observe, by name.
         batches: Arrays named as the graph's inputs.
-        scratch: A folder for the instrumented graph, which is removed again.
         progress: Shows one unit per batch.
         start: Statistics of the first ``done`` batches, which are left out.
         done: How many batches ``start`` holds.
@@ -85,7 +75,7 @@ def observe(
 
     with (
         progress.step("calibrate", total=len(batches)) as advance,
-        instrumented(model_path, tensors, scratch) as (run, shapes_of),
+        instrumented(model, tensors) as (run, shapes_of),
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
     ):
         shapes = shapes_of(batches[0])
@@ -95,6 +85,7 @@ def observe(
             counts = threads.map(add, seen, seen.values(), repeat(batch.get("attention_mask")))
             for name, nonfinite in zip(seen, counts, strict=True):
                 _refuse_nonfinite(name, nonfinite, index)
+            del seen
             advance(1)
             if keep is not None and time.monotonic() - kept > KEEP_EVERY_S:
                 keep({name: c.stats() for name, c in collecting.items()}, index + 1)
@@ -111,11 +102,10 @@ class ChannelMeans:
 
 
 def channel_means(
-    model_path: Path,
+    model: ir.Model,
     params: Mapping[str, QuantParams],
     batches: Sequence[Batch],
     *,
-    scratch: Path,
     progress: Progress,
 ) -> dict[str, ChannelMeans]:
     """Run all batches once more and average what INT8 makes of each activation.
@@ -123,17 +113,16 @@ def channel_means(
     Padded positions do not count.
 
     Args:
-        model_path: The float graph.
+        model: The float graph.
         params: Symmetric parameters by activation; the last axis are channels.
         batches: Arrays named as the graph's inputs.
-        scratch: A folder for the instrumented graph, which is removed again.
         progress: Shows one unit per batch.
     """
     sums: dict[str, np.ndarray] = {}
     counts = dict.fromkeys(params, 0)
     with (
         progress.step("measure bias", total=len(batches)) as advance,
-        instrumented(model_path, list(params), scratch) as (run, _),
+        instrumented(model, list(params)) as (run, _),
     ):
         for batch in batches:
             for name, values in run(batch).items():
@@ -148,9 +137,9 @@ def channel_means(
     return {n: ChannelMeans(*(both / counts[n])) for n, both in sums.items()}
 
 
-def operand_shapes(model_path: Path, batch: Batch, *, scratch: Path) -> dict[str, tuple[int, ...]]:
+def operand_shapes(model: ir.Model, batch: Batch) -> dict[str, tuple[int, ...]]:
     """Return the shape of every operand of a matmul, by name, for the first sequence of a batch."""
-    with instrumented(model_path, [], scratch) as (_, shapes):
+    with instrumented(model, []) as (_, shapes):
         return shapes(batch)
 
 
@@ -159,7 +148,7 @@ Shapes = Callable[[Batch], dict[str, tuple[int, ...]]]
 
 @contextlib.contextmanager
 def instrumented(
-    path: Path, tensors: Sequence[str], scratch: Path
+    model: ir.Model, tensors: Sequence[str]
 ) -> Iterator[tuple[Callable[[Batch], dict[str, np.ndarray]], Shapes]]:
     """Open the graph with activations as its outputs.
 
@@ -167,12 +156,9 @@ def instrumented(
         A function that returns ``tensors`` by name; and one that returns the shape of every
         operand of a matmul, by name, for the first sequence of a batch.
     """
-    with contextlib.ExitStack() as stack:
-        stored, shapes, fixed = _with_outputs(path, tensors, scratch / "observed.onnx")
-        if isinstance(stored, Path):
-            stack.callback(_remove, stored)
-        run = stack.enter_context(open_reference(stored))
-        del stored
+    observed, shapes = _with_outputs(model, tensors)
+    fixed = any(isinstance(v.shape[0], int) for v in model.graph.inputs if v.shape)
+    with open_reference(observed) as run:
 
         def shapes_of(batch: Batch) -> dict[str, tuple[int, ...]]:
             if not shapes:
@@ -184,20 +170,15 @@ def instrumented(
         yield lambda batch: run(batch, tensors), shapes_of
 
 
-def _with_outputs(
-    path: Path, tensors: Sequence[str], out: Path
-) -> tuple[Path | bytes, dict[str, str], bool]:
-    """Add activations and shapes of operands to the outputs.
+def _with_outputs(model: ir.Model, tensors: Sequence[str]) -> tuple[ir.Model, dict[str, str]]:
+    """Return a copy with only activations and shapes of operands as outputs.
 
-    Returns:
-        The graph, as bytes, or as the file ``out`` where it is too large for that; outputs that
-        hold a shape, by operand; and whether the batch axis is fixed.
+    With it come the outputs that hold a shape, by operand.
     """
-    model = load_clean(path)
-    graph = model.graph
+    observed = model.clone()
+    graph = observed.graph
     values = {str(v.name): v for node in graph for v in node.outputs}
     values |= {str(v.name): v for v in graph.inputs}
-    fixed = any(isinstance(v.shape[0], int) for v in graph.inputs if v.shape)
     graph.outputs.clear()
     for name in tensors:
         values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
@@ -210,10 +191,7 @@ def _with_outputs(
         shape.type = ir.TensorType(ir.DataType.INT64)
         graph.append(node)
         graph.outputs.append(shape)
-    if weights_bytes(model) <= EXTERNAL_ABOVE_BYTES:
-        return model_bytes(model), shapes, fixed
-    save_model(model, out)
-    return out, shapes, fixed
+    return observed, shapes
 
 
 def _operands(graph: ir.Graph) -> list[str]:
@@ -226,11 +204,6 @@ def _operands(graph: ir.Graph) -> list[str]:
         if v is not None and weight_initializer(v) is None
     }
     return sorted(found)
-
-
-def _remove(path: Path) -> None:
-    path.unlink()
-    path.with_name(f"{path.name}.data").unlink()
 
 
 def unpadded(values: np.ndarray, mask: np.ndarray | None, axis: int | None = None) -> np.ndarray:

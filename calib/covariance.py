@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from calib.collector import Batch, instrumented, unpadded
 from calib.stats import TensorStats
@@ -18,13 +18,12 @@ Tensors = tuple[str, ...]
 
 
 def covariances(
-    model_path: Path,
+    model: ir.Model,
     wanted: Sequence[Tensors],
     stats: Mapping[str, TensorStats],
     batches: Sequence[Batch],
     *,
     centred: bool,
-    scratch: Path,
     progress: Progress,
 ) -> Iterator[tuple[Tensors, np.ndarray]]:
     """Run all batches and yield Σ E[xᵀx] over the tokens of each group of activations.
@@ -32,12 +31,11 @@ def covariances(
     Padded positions do not count. Only :data:`BYTES_AT_ONCE` of matrices are in memory at a time.
 
     Args:
-        model_path: The float graph.
+        model: The float graph.
         wanted: Groups of activations of equal width whose matrices are added up.
         stats: Of every activation, with extremes per channel.
         batches: Arrays named as the graph's inputs.
         centred: Take each activation's mean off first, E[(x − μ)ᵀ(x − μ)].
-        scratch: A folder for the instrumented graph, which is removed again.
         progress: Shows one unit per batch.
 
     Yields:
@@ -50,7 +48,7 @@ def covariances(
         counts = dict.fromkeys(owner, 0)
         with (
             progress.step("measure covariance", total=len(batches)) as advance,
-            instrumented(model_path, list(owner), scratch) as (run, _),
+            instrumented(model, list(owner)) as (run, _),
         ):
             for batch in batches:
                 for name, values in run(batch).items():

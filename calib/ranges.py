@@ -9,7 +9,9 @@ estimator.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from calib.schemes import INT8, QuantParams, Range, Scheme, params_of_range
 from calib.stats import Moments, TensorStats
 from trueint8.errors import CalibrationError, IntegrityError
 
-FORMAT = "trueint8 ranges 1"
+FORMAT = "trueint8 ranges 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,18 @@ class Estimator:
     name: str
     options: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, stats: TensorStats, scheme: Scheme = INT8) -> Range:
-        """Return the range it chooses."""
-        found: Range = ESTIMATORS.load(self.name)(stats, scheme, **self.options)
-        return found
+    def __call__(
+        self, tensors: Mapping[str, TensorStats], scheme: Scheme = INT8
+    ) -> dict[str, Range]:
+        """Return the range it chooses for each tensor."""
+        estimate = ESTIMATORS.load(self.name)
+
+        def choose(stats: TensorStats) -> Range:
+            found: Range = estimate(stats, scheme, **self.options)
+            return found
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            return dict(zip(tensors, threads.map(choose, tensors.values()), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,7 @@ class Ranges:
 
     def covered(self) -> dict[str, Range]:
         """Return the range of every tensor."""
-        return {name: self.estimator(stats) for name, stats in self.stats.items()}
+        return self.estimator(self.stats)
 
     def restricted(self, tensors: Sequence[str], estimator: Estimator, graph: str) -> Ranges:
         """Return those of some tensors of a graph, with another estimator.
@@ -205,8 +215,8 @@ class RangeRow:
 def table_rows(ranges: Ranges, scheme: Scheme = INT8) -> list[RangeRow]:
     """Return what each range costs its tensor, from the histogram (SIMULATED)."""
     rows = []
-    for name, stats in ranges.stats.items():
-        covered = ranges.estimator(stats, scheme)
+    for name, covered in ranges.estimator(ranges.stats, scheme).items():
+        stats = ranges.stats[name]
         params = params_of_range(name, covered, scheme)
         rows.append(
             RangeRow(

@@ -22,16 +22,22 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import ChannelMeans
+from calib.readers import Readers, find_readers
 from calib.rounding import Rounded
 from calib.stats import TensorStats
 from calib.weights import WeightScheme, quantize_weight
 from export.initializers import add_initializer, fresh_name, remove_unused_initializers
+from export.initializers import array_of as _array
+from export.initializers import is_constant as _constant
 from export.matmuls import MatMul
 from trueint8.errors import ConfigError, UnknownName
 from trueint8.registry import did_you_mean
 
 METHODS = {"smoothquant": 0.5, "shift-scale": 0.9}
 """Names and their exponents α unless another is given."""
+
+AUTO = "auto"
+"""Shift and scale where it pays, with the exponent that serves each activation best."""
 
 _LEAST = 1e-5
 """Of a scale before normalization: a channel that is always 0 has no range."""
@@ -42,8 +48,8 @@ class Smoothing:
     """How to smooth.
 
     Attributes:
-        method: One of ``METHODS``.
-        alpha: 0 <= α <= 1, how much of a channel's range goes into the weights.
+        method: One of ``METHODS``, or ``AUTO``.
+        alpha: 0 <= α <= 1, how much of a channel's range goes into the weights; None for ``AUTO``.
 
     Raises:
         UnknownName: If there is no such method.
@@ -51,44 +57,41 @@ class Smoothing:
     """
 
     method: str
-    alpha: float
+    alpha: float | None
 
     @classmethod
     def named(cls, method: str, alpha: float | None = None) -> Smoothing:
         """Return a method, with its own exponent unless another is given."""
-        return cls(method, METHODS.get(method, 0.0) if alpha is None else alpha)
+        return cls(method, METHODS.get(method) if alpha is None else alpha)
 
     @property
     def shifts(self) -> bool:
         """Whether channels are centred, which needs biases corrected after quantization."""
-        return self.method == "shift-scale"
+        return self.method != "smoothquant"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        names = (*METHODS, AUTO)
+        if self.method not in names:
             raise UnknownName(
                 f"no smoothing is called {self.method!r}",
-                fix=f"{did_you_mean(self.method, METHODS)}choose one of: {', '.join(METHODS)}",
+                fix=f"{did_you_mean(self.method, names)}choose one of: {', '.join(names)}",
             )
-        if not 0 <= self.alpha <= 1:
+        if self.method == AUTO and self.alpha is not None:
+            raise ConfigError(
+                "auto chooses alpha itself", fix="leave alpha out, or choose shift-scale"
+            )
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise ConfigError(
                 f"alpha={self.alpha:g} is out of range; expected 0 <= alpha <= 1",
                 fix=f"pass {METHODS[self.method]}",
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """An activation and the matmuls with (C, N) weights that read it."""
-
-    value: ir.Value
-    nodes: list[ir.Node]
-
-
 def smooth(
     model: ir.Model,
     matmuls: Sequence[MatMul],
     stats: Mapping[str, TensorStats],
-    how: Smoothing,
+    how: Smoothing | Mapping[str, Smoothing | None],
 ) -> dict[str, str]:
     """Smooth the inputs of matmuls, in place.
 
@@ -96,16 +99,18 @@ def smooth(
         model: A clean graph; changed.
         matmuls: Those to be quantized, of this graph.
         stats: Statistics of their activations, with extremes per channel.
-        how: Method and strength.
+        how: Method and strength, of all or by activation.
 
     Returns:
         Where each activation's factors went, by its name before: ``norm``, ``value`` or
         ``explicit``. Activations that were left alone are absent.
     """
     placed: dict[str, str] = {}
-    for group in _groups(model.graph, matmuls):
+    for group in find_readers(model.graph, matmuls):
         name = str(group.value.name)
-        factors = _factors(stats[name], [_array(n.inputs[1]) for n in group.nodes], how)
+        chosen = how.get(name) if isinstance(how, Mapping) else how
+        weights = [_array(n.inputs[1]) for n in group.nodes]
+        factors = channel_factors(stats[name], weights, chosen) if chosen else None
         if factors is None:
             continue
         scale, shift = factors
@@ -116,24 +121,17 @@ def smooth(
     return placed
 
 
-def _groups(graph: ir.Graph, matmuls: Sequence[MatMul]) -> list[_Group]:
-    chosen = {m.name: m for m in matmuls}
-    found: dict[str, _Group] = {}
-    for node in graph:
-        if node.name not in chosen or node.op_type != "MatMul":
-            continue
-        value, weight = node.inputs
-        assert value is not None
-        if not _constant(weight) or _array(weight).ndim != 2:
-            continue
-        found.setdefault(str(value.name), _Group(value, [])).nodes.append(node)
-    return list(found.values())
-
-
-def _factors(
+def channel_factors(
     stats: TensorStats, weights: Sequence[np.ndarray], how: Smoothing
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return s (C,), of geometric mean 1, and z (C,); None without extremes per channel."""
+    """Return s (C,), of geometric mean 1, and z (C,); None without extremes per channel.
+
+    Args:
+        stats: Of the activation.
+        weights: (C, N) of every matmul that reads it.
+        how: A method with an exponent of its own.
+    """
+    assert how.alpha is not None
     low, high = stats.channel_minimum, stats.channel_maximum
     if low is None or high is None or len(low) != len(weights[0]):
         return None
@@ -147,7 +145,7 @@ def _factors(
 
 
 def _divide(
-    graph: ir.Graph, group: _Group, scale: np.ndarray, shift: np.ndarray
+    graph: ir.Graph, group: Readers, scale: np.ndarray, shift: np.ndarray
 ) -> tuple[str, np.ndarray]:
     """Make the group's matmuls read (X − z)/s.
 
@@ -242,7 +240,7 @@ def _into_projection(
     projection.add.replace_input_with(place, made)
 
 
-def _explicit(graph: ir.Graph, group: _Group, scale: np.ndarray, shift: np.ndarray) -> None:
+def _explicit(graph: ir.Graph, group: Readers, scale: np.ndarray, shift: np.ndarray) -> None:
     name = str(group.value.name)
     product = ir.node("Mul", [group.value, _added(graph, f"{name}_unscale", 1.0 / scale)])
     nodes = [product]
@@ -309,16 +307,18 @@ def correct_biases(
 
 
 def _add_bias(graph: ir.Graph, node: ir.Node, bias: np.ndarray) -> None:
-    """Add (N,) to a matmul's result: to a constant that is added to it already, if there is one."""
+    """Add (N,) to a matmul's result: to a constant that the sum it is in has already, if any."""
     value = node.outputs[0]
-    uses = list(value.uses())
-    if len(uses) == 1 and not value.is_graph_output() and uses[0][0].op_type == "Add":
-        add, place = uses[0]
+    while _single(value):  # a sum of parts has its constant behind the last
+        add, place = next(iter(value.uses()))
+        if add.op_type != "Add":
+            break
         other = add.inputs[1 - place]
         if _constant(other) and _array(other).shape == bias.shape:
             total = _array(other).astype(np.float64) + bias
             add.replace_input_with(1 - place, _added(graph, f"{node.name}.bias_moved", total))
             return
+        value = add.outputs[0]
     _add_after(graph, node, bias)
 
 
@@ -340,12 +340,3 @@ def _added(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 def _single(value: ir.Value | None) -> bool:
     return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def _constant(value: ir.Value | None) -> bool:
-    return value is not None and value.is_initializer() and value.const_value is not None
-
-
-def _array(value: ir.Value | None) -> np.ndarray:
-    assert value is not None and value.const_value is not None
-    return value.const_value.numpy()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from calib.kernels import BINS, MANTISSA_BITS, count_values
+from calib.kernels import BINS, CARRIED, MANTISSA_BITS, count_values
 
 RELATIVE_BIN_WIDTH = 2.0**-MANTISSA_BITS
 """Largest width of a bin divided by its lower edge, for normal numbers."""
@@ -66,9 +67,9 @@ class TensorStats:
     """All one pass learned of a tensor's values.
 
     Attributes:
-        bins: (N,) uint32, the bins that hold values, ascending. A bin is the upper 20 bits of a
-            value's float32: sign, exponent and 11 bits of mantissa. No range is needed
-            beforehand, and a normal number is known to one part in 2048.
+        bins: (N,) uint32, the bins that hold values, ascending. A bin is the upper 21 bits of a
+            value's float32: sign, exponent and 12 bits of mantissa. No range is needed
+            beforehand, and a normal number is known to one part in 4096.
         counts: (N,) uint64, values in each.
         minimum: Smallest finite value, exact; inf if there is none.
         maximum: Largest finite value, exact; −inf if there is none.
@@ -109,9 +110,7 @@ class TensorStats:
         what ``self``'s would be after as many further batches, all with ``other``'s running
         extremes.
         """
-        bins, place = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
-        counts = np.zeros(len(bins), np.uint64)
-        np.add.at(counts, place, np.concatenate([self.counts, other.counts]))
+        bins, counts = _summed([(self.bins, self.counts), (other.bins, other.counts)])
         low, high = _joined(self, other, np.minimum, "channel_minimum"), None
         if low is not None:
             high = _joined(self, other, np.maximum, "channel_maximum")
@@ -147,28 +146,43 @@ class TensorStats:
     def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return lower edges, upper edges and counts of the bins of finite x, ascending.
 
-        Edges are float64, cut to the exact extremes, and equal where the values are ``exact``.
+        Edges are float64, cut to the exact extremes, and equal where the values are ``exact`` or
+        an extreme is alone in its bin.
         """
-        magnitude = self.bins & (_SIGN - 1)
-        finite = magnitude < _NONFINITE
-        negative = (self.bins >= _SIGN)[finite]
-        near, far = self._edges(magnitude[finite])
-        low, high = np.where(negative, -far, near), np.where(negative, -near, far)
-        order = np.argsort(low, kind="stable")
-        cut = (np.clip(edge[order], self.minimum, self.maximum) for edge in (low, high))
-        return (*cut, self.counts[finite][order])  # type: ignore[return-value]
+        (above, of_above), (below, of_below) = self._positive(), self._negative()
+        near, far = self._edges(above)
+        nearer, farther = (-edge[::-1] for edge in self._edges(below))
+        low, high = np.concatenate([farther, near]), np.concatenate([nearer, far])
+        counts = np.concatenate([of_below[::-1], of_above])
+        low, high = (np.clip(edge, self.minimum, self.maximum) for edge in (low, high))
+        if counts[:1] == 1:
+            high[0] = self.minimum
+        if counts[-1:] == 1:
+            low[-1] = self.maximum
+        return low, high, counts
 
     def magnitudes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return lower edges, upper edges and counts of the bins of finite |x|, ascending.
 
-        Edges are float64, cut to the exact ``absmax``, equal where the values are ``exact``.
+        Edges are float64, cut to the exact ``absmax``, and equal where the values are ``exact``
+        or the largest is alone in its bin.
         """
-        bins, place = np.unique(self.bins & (_SIGN - 1), return_inverse=True)
-        counts = np.zeros(len(bins), np.uint64)
-        np.add.at(counts, place, self.counts)
-        finite = bins < _NONFINITE
-        low, high = self._edges(bins[finite])
-        return np.minimum(low, self.absmax), np.minimum(high, self.absmax), counts[finite]
+        bins, counts = _summed([self._positive(), self._negative()])
+        low, high = self._edges(bins)
+        low, high = np.minimum(low, self.absmax), np.minimum(high, self.absmax)
+        if counts[-1:] == 1:
+            low[-1] = self.absmax
+        return low, high, counts
+
+    def _positive(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return bins and counts of finite values that have no minus sign."""
+        some = slice(np.searchsorted(self.bins, _NONFINITE))
+        return self.bins[some], self.counts[some]
+
+    def _negative(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same of finite values that have one, as bins of |x|."""
+        some = slice(*np.searchsorted(self.bins, [_SIGN, _SIGN + _NONFINITE]))
+        return self.bins[some] & np.uint32(_SIGN - 1), self.counts[some]
 
     def _edges(self, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         low = _edge(bins)
@@ -178,13 +192,14 @@ class TensorStats:
 class Accumulator:
     """Collects one tensor batch by batch.
 
-    The histogram spans every float32, 8 MiB of address space; only pages that hold
-    counts take memory, 16 KiB for each sign and power of two that occurs.
+    The histogram spans every float32, 18 MiB of address space; only pages that hold
+    counts take memory, at most 36 KiB for each sign and power of two that occurs.
     """
 
     def __init__(self, start: TensorStats | None = None) -> None:
         """Begin with nothing, or where ``start`` ended."""
-        self._histogram = np.zeros(BINS, np.uint64)
+        self._units = np.zeros(BINS, np.uint8)
+        self._carried = np.zeros(BINS, np.uint64)
         self._minimum, self._maximum = np.inf, -np.inf
         self._exact = True
         self._moments = Moments()
@@ -210,7 +225,7 @@ class Accumulator:
         low = np.full(rows.shape[1], np.inf, np.float32)
         high = -low
         before, pivot = self._nonfinite(), _pivot(rows)
-        sums = count_values(rows, self._histogram, pivot, low, high)
+        sums = count_values(rows, self._units, self._carried, pivot, low, high)
         nonfinite = self._nonfinite() - before
         if nonfinite:
             known = np.isfinite(rows)
@@ -218,7 +233,8 @@ class Accumulator:
             high = np.where(known, rows, np.float32(-np.inf)).max(axis=0)
             finite = rows[known][None]
             unused = np.zeros(finite.size, np.float32)
-            sums = count_values(finite, np.zeros(BINS, np.uint64), pivot, unused, unused)
+            counts = np.zeros_like(self._units), np.zeros_like(self._carried)
+            sums = count_values(finite, *counts, pivot, unused, unused)
         self._exact &= sums[4] == 0.0
         count = rows.size - nonfinite
         self._moments = self._moments.merge(_moments(count, pivot, sums))
@@ -229,11 +245,11 @@ class Accumulator:
 
     def stats(self) -> TensorStats:
         """Return what was learnt so far."""
-        bins = np.flatnonzero(self._histogram)
+        bins = np.flatnonzero(self._units != 0)
         low, high = self._channels if self._channels is not None else (None, None)
         return TensorStats(
             bins=bins.astype(np.uint32),
-            counts=self._histogram[bins],
+            counts=self._counts(bins),
             minimum=self._minimum,
             maximum=self._maximum,
             exact=bool(self._exact),
@@ -246,7 +262,8 @@ class Accumulator:
         )
 
     def _take_up(self, start: TensorStats) -> None:
-        self._histogram[start.bins] = start.counts
+        full, units = np.divmod(start.counts - np.uint64(1), np.uint64(CARRIED))
+        self._carried[start.bins], self._units[start.bins] = full, units + np.uint64(1)
         self._minimum, self._maximum = start.minimum, start.maximum
         self._exact = start.exact
         self._moments = start.moments
@@ -257,9 +274,13 @@ class Accumulator:
         if low is not None and high is not None:
             self._channels = (low.copy(), high.copy())
 
+    def _counts(self, bins: np.ndarray | slice) -> np.ndarray:
+        found: np.ndarray = self._carried[bins] * np.uint64(CARRIED) + self._units[bins]
+        return found
+
     def _nonfinite(self) -> int:
-        plus, minus = self._histogram[_NONFINITE:_SIGN], self._histogram[_SIGN + _NONFINITE :]
-        return int(plus.sum() + minus.sum())
+        ends = slice(_NONFINITE, _SIGN), slice(_SIGN + _NONFINITE, None)
+        return sum(int(self._counts(end).sum()) for end in ends)
 
     def _run(self, low: float, high: float) -> None:
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
@@ -304,6 +325,15 @@ def _joined(a: TensorStats, b: TensorStats, join: np.ufunc, name: str) -> np.nda
         return None
     joined: np.ndarray = join(of_a, of_b)
     return joined
+
+
+def _summed(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bins of all parts, each ascending, and the sum of their counts."""
+    bins, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(bins, kind="stable")
+    bins = bins[order]
+    first = np.flatnonzero(np.diff(bins, prepend=~bins[:1]))
+    return bins[first], np.add.reduceat(counts[order], first) if len(first) else counts
 
 
 def _edge(bins: np.ndarray) -> np.ndarray:

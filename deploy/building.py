@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from deploy.bundle import Bundle, open_bundle, seal
 from deploy.compiling import (
     Steps,
     build_engines,
+    engine_shapes,
     longest_sequence,
-    shapes_to_accept,
 )
 from deploy.engine_graphs import special_rules
 from deploy.exporting import copy_tokenizer
@@ -34,11 +35,15 @@ from deploy.manifest import (
     Manifest,
     MatMulEntry,
     ModelEntry,
+    SearchEntry,
 )
 from deploy.planning import BuildPlan
+from deploy.search.candidates import Quantized
+from deploy.search.planning import SearchPlan
+from deploy.search.searching import Subject, search_placement, with_kept
 from deploy.sessions import Shapes
 from export.matmuls import macs_from_shapes, vocabulary_size
-from export.onnx_file import load_clean
+from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
 from trueint8.artifacts import staged_folder, storage_errors
 from trueint8.errors import ConfigError
@@ -87,13 +92,21 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     for warning in warnings:
         progress.say(f"warning: {warning}")
     graph = load_clean(folder / layout.FLOAT_GRAPH)
-    with steps.timed("golden"):
-        golden = _golden(folder, plan, graph, inputs, samples, progress)
-    shapes = shapes_to_accept(inputs, samples.batches[0], plan.source.max_positions)
+    shapes = engine_shapes(inputs, samples.batches[0], plan.source.max_positions)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         request = _quantization(folder, plan, samples, shapes, Path(scratch), steps, progress)
-        prepared = quantize(request, folder / layout.INT8_GRAPH)
+        found = None
+        if plan.search is None:
+            prepared = quantize(request, folder / layout.INT8_GRAPH)
+        else:
+            prepared = quantize(request, Path(scratch) / layout.INT8_GRAPH)
+            with steps.timed("search"):
+                prepared, found = _search(folder, plan, plan.search, inputs, prepared, request)
+        if prepared.graph != request.graph:
+            save_model(load_clean(prepared.graph), folder / layout.SMOOTHED_GRAPH)
         entries = _matmul_entries(prepared)
+    with steps.timed("golden"):
+        golden = _golden(folder, plan, graph, inputs, samples, progress)
     with storage_errors(folder):
         (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
     engines = build_engines(folder, plan, shapes, prepared, samples, steps, progress)
@@ -109,6 +122,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         calibration=_calibration_entry(plan, samples, prepared.ranges),
         matmuls=entries,
         smoothed=dict(prepared.moved),
+        search=found,
         uncounted=uncounted_operators(graph),
         warnings=warnings,
         engines=engines,
@@ -146,6 +160,35 @@ def _quantization(
         special=special_rules(plan.engines),
         longest=longest_sequence(shapes),
     )
+
+
+def _search(
+    folder: Path,
+    plan: BuildPlan,
+    search: SearchPlan,
+    inputs: list[GraphInput],
+    prepared: Prepared,
+    request: Quantization,
+) -> tuple[Prepared, SearchEntry]:
+    """Choose what stays in float, and write the Q/DQ graph of the others."""
+    macs = {m.name: m.macs for m in _matmul_entries(prepared) if not m.reason}
+    subject = Subject(
+        graphs=Quantized(prepared.graph, request.scratch / layout.INT8_GRAPH, macs),
+        model=_model_entry(plan),
+        inputs=inputs,
+        tokenizer=plan.source.tokenizer,
+        amount=plan.amount,
+    )
+    found = search_placement(subject, search, request.scratch, request.progress)
+    kept, drop = found.kept, search.target_drop
+    whole, out = subject.graphs.int8_graph, folder / layout.INT8_GRAPH
+    for special in {None, *prepared.special}:
+        source = prepared.file_of(special, whole) if special else whole
+        target = prepared.file_of(special, out) if special else out
+        replace(subject.graphs, int8_graph=source).write(kept, target)
+    placed = with_kept(prepared.placement, kept, drop)
+    others = {name: with_kept(p, kept, drop) for name, p in prepared.special.items()}
+    return replace(prepared, placement=placed, special=others), found
 
 
 def _matmul_entries(prepared: Prepared) -> list[MatMulEntry]:

@@ -13,6 +13,7 @@ from trueint8.artifacts import sha256_file, storage_errors
 from trueint8.errors import IntegrityError
 
 FLOAT_GRAPH = "model.onnx"
+SMOOTHED_GRAPH = "model.smoothed.onnx"
 INT8_GRAPH = "model.int8.onnx"
 RANGES = "ranges.safetensors"
 GOLDEN = "golden.safetensors"
@@ -37,6 +38,12 @@ class Bundle:
     def float_graph(self) -> Path:
         """The float ONNX graph."""
         return self.path / FLOAT_GRAPH
+
+    @property
+    def calibrated_graph(self) -> Path:
+        """The float graph that Q/DQ went into: the smoothed one where there is one."""
+        smoothed = self.path / SMOOTHED_GRAPH
+        return smoothed if smoothed.is_file() else self.float_graph
 
     @property
     def int8_graph(self) -> Path:

@@ -46,8 +46,9 @@ def calibrate(plan: CalibrationPlan, out: Path, *, force: bool, progress: Progre
         _, samples, _ = write_float_graph(folder, plan, progress)
         for warning in plan.warnings(samples):
             progress.say(f"warning: {warning}")
-        graph = folder / layout.FLOAT_GRAPH
-        placement = _everything(load_clean(graph), named=plan.source.kind == "checkpoint")
+        path = folder / layout.FLOAT_GRAPH
+        graph = load_clean(path)
+        placement = _everything(graph, named=plan.source.kind == "checkpoint")
         tensors = list(
             dict.fromkeys([*placement.tensors, *(a.outputs[0] for a in placement.attentions)])
         )
@@ -56,7 +57,7 @@ def calibrate(plan: CalibrationPlan, out: Path, *, force: bool, progress: Progre
                 f"{plan.source.name} has no matmul with weights to quantize",
                 fix="check that the graph holds MatMul or Gemm nodes with constant weights",
             )
-        digest = graph_sha256(graph)
+        digest = graph_sha256(path)
         partial = out.with_name(f".{out.name}.partial")
 
         def known(stats: Mapping[str, TensorStats], done: int) -> Ranges:
@@ -70,7 +71,6 @@ def calibrate(plan: CalibrationPlan, out: Path, *, force: bool, progress: Progre
             graph,
             tensors,
             samples.batches,
-            scratch=folder,
             progress=progress,
             start=start.stats if start else None,
             done=start.data[0].batches if start else 0,

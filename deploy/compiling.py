@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,8 +149,8 @@ def _cosine(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray
     return dot / norm if norm else float(squares[0] == squares[1])
 
 
-def shapes_to_accept(
-    inputs: list[GraphInput], batch: Mapping[str, np.ndarray], max_positions: int | None
+def engine_shapes(
+    inputs: Sequence[GraphInput], batch: Mapping[str, np.ndarray], max_positions: int | None
 ) -> Shapes:
     """Return (1, 1, ...), the calibration batch's shape, and that with the longest sequence.
 

@@ -98,6 +98,46 @@ class EngineEntry(Record):
     )
 
 
+class Interval(Record):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class CandidateEntry(Record):
+    """One placement, MEASURED on the engine of the search."""
+
+    kept: list[str] = Field(description="Matmuls in float.")
+    value: float = Field(description="The metric.")
+    drop: Interval = Field(description="Against the float graph in FP32, over sequences.")
+    latency_ms: Interval = Field(description="Of one batch.")
+    float_ratio: Interval = Field(
+        description="Latency of the engine's fastest float precision ÷ this one's, timed in the "
+        "same interleaved rounds."
+    )
+    on_front: bool = Field(description="No other candidate loses less and is faster.")
+
+
+class SearchEntry(Record):
+    """What was tried to hold a drop, and what was taken."""
+
+    target_drop: float
+    held: bool = Field(description="Whether the candidate taken holds the target.")
+    ended: Literal["complete", "time budget"]
+    seconds: float
+    engine: str
+    metric: Literal["perplexity", "accuracy", "cosine"]
+    drop_unit: Literal["%", "points"] = Field(description="%: of perplexity.")
+    data: str
+    sequences: int
+    float_value: float = Field(description="MEASURED, FP32.")
+    fastest_float: str = Field(description="Precision that latencies are compared with.")
+    kept: list[str] = Field(description="Of the candidate taken.")
+    candidates: list[CandidateEntry]
+
+
 class Manifest(Record):
     """Everything needed to trust, load and reproduce a bundle."""
 
@@ -116,6 +156,9 @@ class Manifest(Record):
     )
     warnings: list[str] = Field(
         default=[], description="What was said about the model when it was built."
+    )
+    search: SearchEntry | None = Field(
+        default=None, description="How the matmuls in float were chosen, if by --target-drop."
     )
     uncounted: dict[str, int] = Field(
         description="Operators whose multiply-accumulates are not known; with any, INT8 MAC "

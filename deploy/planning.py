@@ -22,6 +22,7 @@ from deploy.engines import ENGINES
 from deploy.golden import COUNT
 from deploy.hardware import gpu
 from deploy.options import check_counts
+from deploy.search.planning import SearchPlan, contents, search_plan
 from export.source import Source, source_from_argument
 from trueint8 import __version__
 from trueint8.artifacts import sha256_file, sha256_tree
@@ -102,6 +103,7 @@ class BuildPlan(CalibrationPlan):
     golden_from_calib: bool
     settings: Settings
     fp32_rest: bool
+    search: SearchPlan | None
     force: bool
 
     def request(self) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class BuildPlan(CalibrationPlan):
             "attention": settings.attention,
             "fp32-rest": self.fp32_rest,
             "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
+            "search": self.search.request() if self.search else None,
             "engines": self.engine_versions,
         }
 
@@ -155,7 +158,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
     versions = {name: ENGINES.load(name).version() for name in engines}
     plan = calibration_plan(options.model, options)
     golden = _existing(options.golden)
-    if golden and plan.calib_data and _contents(golden) & _contents(plan.calib_data):
+    if golden and plan.calib_data and contents(golden) & contents(plan.calib_data):
         raise ConfigError(
             f"--golden {golden} is the calibration data; golden inputs are stored in the bundle, "
             "and calibration data may be private",
@@ -174,6 +177,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         golden_from_calib=options.golden_from_calib,
         settings=_settings(options, plan.estimator),
         fp32_rest=options.fp32_rest,
+        search=search_plan(options, engines, plan.calib_data),
         force=options.force,
     )
 
@@ -277,7 +281,7 @@ def _check_build_options(options: BuildOptions) -> None:
             fix="pass --int8; the bundle keeps the float graph, and `deploy profile` measures both",
         )
     _check_options(options)
-    _refuse_empty(options, ("model", "golden", "ranges"))
+    _refuse_empty(options, ("model", "golden", "ranges", "eval_data"))
     if options.golden and options.golden_from_calib:
         raise ConfigError(
             "--golden and --golden-from-calib exclude each other", fix="pass one of them"
@@ -327,11 +331,6 @@ def _out(options: BuildOptions, source: Source, data: Sequence[Path | None]) -> 
                 f"-o {out} is {what} ({path}) or holds it", fix="pass another folder: -o OUT"
             )
     return out
-
-
-def _contents(path: Path) -> set[str]:
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return {sha256_file(file) for file in files}
 
 
 def _existing(path: str | None) -> Path | None:

@@ -34,3 +34,14 @@ def remove_unused_initializers(graph: ir.Graph) -> None:
     unused = [n for n, v in graph.initializers.items() if not v.uses() and not v.is_graph_output()]
     for name in unused:
         del graph.initializers[name]
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Return whether a node's input is an initializer with known values."""
+    return value is not None and value.is_initializer() and value.const_value is not None
+
+
+def array_of(value: ir.Value | None) -> np.ndarray:
+    """Return an initializer's values."""
+    assert value is not None and value.const_value is not None
+    return value.const_value.numpy()

@@ -6,6 +6,7 @@ import hashlib
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -18,6 +19,7 @@ from trueint8.errors import ExportError
 EXTERNAL_ABOVE_BYTES = 1_800_000_000
 """Graphs with more weights than this keep them in ``<name>.data``: protobuf ends at 2 GiB."""
 
+_LARGE_BYTES = 1024
 _MIN_OPSET = 13
 _IR_VERSION = 10
 """Newest version of the file format that every engine here reads."""
@@ -108,6 +110,31 @@ def model_bytes(model: ir.Model) -> bytes:
     """Return the serialized graph with its weights inside."""
     data: bytes = ir.to_proto(ir.external_data.load_to_model(model)).SerializeToString()
     return data
+
+
+def split_weights(model: ir.Model) -> tuple[bytes, dict[str, np.ndarray]]:
+    """Return the serialized graph without its large FP32 weights, and these by name.
+
+    The bytes call them external, of a file that does not exist: whoever opens them holds the
+    arrays.
+    """
+    bare = model.clone()
+    weights = {}
+    for name, value in bare.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < _LARGE_BYTES:
+            continue
+        weights[name] = np.require(tensor.numpy(), requirements=["C", "A"])
+        value.const_value = ir.ExternalTensor(
+            "held-in-memory",
+            0,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name,
+        )
+    data: bytes = ir.to_proto(bare).SerializeToString()
+    return data, weights
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 
+from export.onnx_file import split_weights
 from trueint8.errors import ExportError, MissingDependency, RunError
 
 
@@ -26,11 +28,11 @@ class Run(Protocol):
 
 
 @contextlib.contextmanager
-def open_reference(model: Path | bytes, *, threads: int = 0) -> Iterator[Run]:
+def open_reference(model: Path | bytes | ir.Model, *, threads: int = 0) -> Iterator[Run]:
     """Open a graph for FP32 inference and yield ``run(inputs) -> outputs``.
 
     Args:
-        model: An ``.onnx`` file, or its bytes.
+        model: An ``.onnx`` file, its bytes, or a graph, whose weights are used where they are.
         threads: Intra-op threads; 0 lets the runtime choose.
 
     Raises:
@@ -49,6 +51,11 @@ def open_reference(model: Path | bytes, *, threads: int = 0) -> Iterator[Run]:
     options.intra_op_num_threads = threads
     # its threads would otherwise spin on, beside whoever works on the outputs
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    weights: dict[str, Any] = {}
+    if isinstance(model, ir.Model):
+        model, arrays = split_weights(model)
+        weights = {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in arrays.items()}
+        options.add_external_initializers(list(weights), list(weights.values()))
     try:
         session = ort.InferenceSession(
             model if isinstance(model, bytes) else str(model),
@@ -67,13 +74,17 @@ def open_reference(model: Path | bytes, *, threads: int = 0) -> Iterator[Run]:
         inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         names = every if outputs is None else list(outputs)
+        feeds = {k: v for k, v in inputs.items() if k in wanted}
         try:
-            values = session.run(names, {k: v for k, v in inputs.items() if k in wanted})
+            # its own memory, where run() would copy every output
+            values = session.run_with_ort_values(
+                names, {k: ort.OrtValue.ortvalue_from_numpy(v) for k, v in feeds.items()}
+            )
         except Exception as err:  # as above
             raise RunError(
                 f"the float graph cannot run on this data: {str(err).splitlines()[0]}",
                 fix="check shapes, dtypes and token ids of the data against the model's inputs",
             ) from err
-        return dict(zip(names, values, strict=True))
+        return {name: value.numpy() for name, value in zip(names, values, strict=True)}
 
     yield run

@@ -13,14 +13,17 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.collector import channel_means, observe, operand_shapes
-from calib.covariance import covariances
+from calib.covariance import Tensors, covariances
 from calib.placement import Placement
 from calib.qdq import insert_qdq
 from calib.quantization import Batch, Prepared, Request
 from calib.ranges import Ranges
+from calib.readers import find_readers
 from calib.rounding import Rounded, readers_of_weights, rounded_weights
 from calib.schemes import params_of_range
-from calib.smoothing import correct_biases, smooth
+from calib.smoothing import AUTO, Smoothing, correct_biases, smooth
+from calib.smoothing_choice import BATCHES, choose_smoothing
+from export.initializers import array_of
 from export.onnx_file import graph_sha256, load_clean, save_model
 from export.parity import compare_outputs
 from export.reference import open_reference
@@ -48,8 +51,9 @@ def prepare(request: Request) -> Prepared:
         As :func:`quantize`.
     """
     if request.ranges is not None:
-        shapes = operand_shapes(request.graph, request.batches[0], scratch=request.scratch)
-        common, special = request.place(load_clean(request.graph), shapes)
+        graph = load_clean(request.graph)
+        shapes = operand_shapes(graph, request.batches[0])
+        common, special = request.place(graph, shapes)
         digest = graph_sha256(request.graph)
         tensors = _tensors([common, *special.values()])
         ranges = request.ranges.restricted(tensors, request.settings.estimator, digest)
@@ -76,13 +80,8 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
     if settings.weights.rounding == "gptq":
         rounded = _rounded(prepared, request, graph, centred=shifts)
     if shifts:
-        means = channel_means(
-            prepared.graph,
-            {m.activation: params[m.activation] for m in quantized},
-            request.batches,
-            scratch=request.scratch,
-            progress=request.progress,
-        )
+        read = {m.activation: params[m.activation] for m in quantized}
+        means = channel_means(graph, read, request.batches, progress=request.progress)
         correct_biases(graph, quantized, means, settings.weights, rounded)
     files = {out: prepared.placement}
     files |= {prepared.file_of(name, out): p for name, p in prepared.special.items()}
@@ -101,12 +100,11 @@ def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: 
     stats = prepared.ranges.stats
     readers = readers_of_weights(graph.graph, prepared.placement.quantized, stats)
     matrices = covariances(
-        prepared.graph,
+        graph,
         list(dict.fromkeys(tensors for _, tensors in readers.values())),
         stats,
         request.batches,
         centred=centred,
-        scratch=request.scratch,
         progress=request.progress,
     )
     return rounded_weights(readers, matrices, request.settings.weights)
@@ -114,16 +112,14 @@ def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: 
 
 def _calibrated(request: Request, path: Path) -> Prepared:
     """Make a pass over a graph."""
-    shapes = {}
-    if request.special:
-        shapes = operand_shapes(path, request.batches[0], scratch=request.scratch)
-    common, special = request.place(load_clean(path), shapes)
+    graph = load_clean(path)
+    shapes = operand_shapes(graph, request.batches[0]) if request.special else {}
+    common, special = request.place(graph, shapes)
     placements = [common, *special.values()]
     seen = observe(
-        path,
+        graph,
         _tensors(placements),
         request.batches,
-        scratch=request.scratch,
         progress=request.progress,
         token_axes={name: axis for p in placements for name, axis in p.token_axes.items()},
     )
@@ -141,11 +137,33 @@ def _smoothed(request: Request, before: Prepared) -> Prepared:
     path = request.scratch / "smoothed.onnx"
     with request.progress.step("smooth"):
         graph = load_clean(before.graph)
-        moved = smooth(
-            graph, before.placement.quantized, before.ranges.stats, request.settings.smoothing
-        )
+        how = request.settings.smoothing
+        chosen = _chosen(request, before, graph) if how.method == AUTO else how
+        moved = smooth(graph, before.placement.quantized, before.ranges.stats, chosen)
         _save_equal(graph, before.graph, path, request.batches[0])
     return replace(_calibrated(request, path), moved=moved)
+
+
+def _chosen(request: Request, before: Prepared, graph: ir.Model) -> dict[str, Smoothing | None]:
+    """Choose a smoothing for each activation whose channels' extremes are known."""
+    stats, weights = before.ranges.stats, request.settings.weights
+    readers: dict[Tensors, list[np.ndarray]] = {
+        (str(r.value.name),): [array_of(n.inputs[1]) for n in r.nodes]
+        for r in find_readers(graph.graph, before.placement.quantized)
+        if stats[str(r.value.name)].channel_minimum is not None
+    }
+    matrices = covariances(
+        graph,
+        list(readers),
+        stats,
+        request.batches[:BATCHES],
+        centred=True,
+        progress=request.progress,
+    )
+    return {
+        names[0]: choose_smoothing(stats[names[0]], matrix, readers[names], weights)
+        for names, matrix in matrices
+    }
 
 
 def _save_equal(graph: ir.Model, before: Path, after: Path, batch: Batch) -> None:

@@ -29,9 +29,11 @@ Examples:
   deploy build my_package.model:make --int8 --calib-data inputs.npz
   deploy build ./opt-125m --int8 --calib-data calib.jsonl --percentile 99.999 --seq-len 256
   deploy build ./bert-base --int8 --ranges ranges.safetensors --calib mse --calib-data wiki.txt
+  deploy build ./bert-base --int8 --calib-data wiki.txt --target-drop 0.5 --eval-data eval.txt
   deploy build --int8 --print-config
 
--o is a bundle folder, bundles/MODEL-int8-CALIB unless given.
+-o is a bundle folder, bundles/MODEL-int8-CALIB unless given. Where --target-drop cannot be held
+in the time given, the candidate of least drop is built, and the exit code is 1.
 """
 
 
@@ -88,6 +90,20 @@ class BuildOptions(CalibrationOptions):
         type=bool,
         help="Keep what is not INT8 in FP32 in TensorRT-RTX plans too, which have it in FP16.",
     )
+    target_drop: float | None = option(
+        type=float,
+        help="Search for the fewest matmuls in float with which the first engine that runs here "
+        "loses at most this on --eval-data: percent of perplexity, points of accuracy, or, where "
+        "there are no labels, points of cosine to the float outputs (0.5: a cosine of 0.995).",
+    )
+    eval_data: str | None = option(help="Evaluation data of the search.")
+    eval_samples: int = option(128, type=int, help="Sequences of --eval-data.")
+    eval_on_calib: bool = option(False, type=bool, help="Let --eval-data be the calibration data.")
+    time_budget: float = option(
+        600.0,
+        type=float,
+        help="Seconds after which the search begins no candidate and takes the best it has.",
+    )
     print_config: bool = option(
         False, type=bool, help="Print every value and where it came from, and stop."
     )
@@ -119,11 +135,16 @@ def run(options: BuildOptions, origins: dict[str, Origin]) -> None:
                 "calibration": manifest.calibration.model_dump(),
                 "engines": {k: v.model_dump() for k, v in manifest.engines.items()},
                 "weight_matmuls": sum(m.weighted for m in manifest.matmuls),
+                "search": manifest.search and manifest.search.model_dump(),
                 "steps_s": manifest.steps_s,
             }
         )
     elif not options.quiet:
         click.echo(_summary(bundle, built))
+    search = bundle.manifest.search
+    if search is not None and not search.held:
+        click.echo(f"target drop {search.target_drop:g} {search.drop_unit} not reached", err=True)
+        raise click.exceptions.Exit(1)
 
 
 def _opening(options: BuildOptions) -> str:
@@ -160,6 +181,10 @@ def _summary(bundle: Any, built: bool) -> str:
             attention = [m for m in manifest.matmuls_of(name) if not m.weighted]
             count = sum(not m.reason for m in attention)
             lines.append(f"    {count} of {len(attention)} attention matmuls carry Q/DQ")
+    if manifest.search is not None:
+        from deploy.search.telling import search_lines
+
+        lines += search_lines(manifest.search)
     lines.append(f"next: deploy profile {bundle.path} --data EVAL")
     return "\n".join(lines)
 

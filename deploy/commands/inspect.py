@@ -53,6 +53,10 @@ def run(options: InspectOptions) -> None:
         print_json([_plain(audit) for audit in audits])
     else:
         _print_table(audits)
+        if bundle.manifest.search is not None:
+            from deploy.search.telling import search_lines
+
+            click.echo("\n".join(search_lines(bundle.manifest.search)))
     least = options.min_coverage
     low = [a for a in audits if least is not None and _percent(a) < least]
     for audit in low:

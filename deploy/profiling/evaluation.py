@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 
-from calib.data import Samples, load_tokenizer
+from calib.data import Samples, check_lengths, check_tokens, load_samples, load_tokenizer
+from calib.inputs import GraphInput, Request
 from calib.labels import check_labels
+from deploy.manifest import ModelEntry
 from deploy.profiling.results import Accuracy
 from deploy.sessions import Session
+from export.matmuls import vocabulary_size
+from export.onnx_file import load_clean
 from export.source import Task
 from trueint8.errors import ConfigError, DataError, RunError
 
@@ -20,6 +25,7 @@ IGNORED = -100
 MASK_PROBABILITY = 0.15
 
 Target = Literal["tokens", "labels", "cosine"]
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,51 @@ def load_evaluation(path: Path) -> EvaluationSet:
                     batches.append({})
                 batches[int(head)][name] = archive[key]
     return EvaluationSet(target, batches, targets)
+
+
+def read_evaluation(
+    path: Path,
+    amount: Request,
+    model: ModelEntry,
+    inputs: Sequence[GraphInput],
+    *,
+    graph: Path,
+    tokenizer: Path | None,
+) -> EvaluationSet:
+    """Read data as batches with targets.
+
+    Args:
+        path: The data.
+        amount: How much of it, in what shape and order.
+        model: Decides the targets.
+        inputs: Of the graph.
+        graph: The float graph.
+        tokenizer: Its folder, if the model has one.
+
+    Raises:
+        DataError: If the data does not fit the model.
+        ConfigError: As :func:`evaluation_set`.
+    """
+    samples = load_samples(
+        path, amount, inputs, task=model.task, tokenizer=tokenizer, label_ids=model.label_ids
+    )
+    loaded = load_clean(graph)
+    check_labels(
+        samples.name,
+        samples.labels or [],
+        classes=_known_classes(loaded),
+        label_ids=model.label_ids,
+    )
+    check_lengths(samples, model.max_positions)
+    check_tokens(samples, vocabulary_size(loaded, "input_ids"))
+    return evaluation_set(samples, model.task, tokenizer, amount.seed)
+
+
+def _known_classes(graph: ir.Model) -> int | None:
+    """Return the last axis of the first output, where it is (B, classes) and of fixed size."""
+    shape = graph.graph.outputs[0].shape
+    size = shape[1] if shape is not None and len(shape) == 2 else None
+    return size if isinstance(size, int) else None
 
 
 def evaluation_set(
@@ -148,7 +199,7 @@ def evaluate(
     """
     count = data.count
     if data.target == "tokens":
-        losses = np.concatenate(list(_token_losses(session, data)))
+        losses = np.concatenate(list(position_scores(session.run, data)))
         if not losses.size:
             raise DataError("no token of the evaluation data counts", fix="pass more text")
         loss = float(losses.mean())
@@ -157,15 +208,43 @@ def evaluate(
             _figure("loss", loss, count, losses.size),
         ]
     if data.target == "labels":
-        hits = np.concatenate(list(_hits(session, data)))
+        hits = np.concatenate(list(position_scores(session.run, data)))
         return [_figure("accuracy", float(hits.mean()), count, hits.size)]
-    vectors = [_vectors(_first(session.run(b)), b) for b in data.batches]
+    vectors = output_vectors(session.run, data)
     if is_reference:
         np.savez(reference, *vectors)
     with np.load(reference) as archive:
         expected = [archive[name] for name in archive.files]
     cosines = np.concatenate([_cosine(v, e) for v, e in zip(vectors, expected, strict=True)])
     return [_figure("cosine", float(cosines.mean()), count, cosines.size)]
+
+
+def position_scores(
+    run: Run, data: EvaluationSet, expected: Sequence[np.ndarray] = ()
+) -> Iterator[np.ndarray]:
+    """Yield for each batch one score per position that counts, sequence after sequence.
+
+    Args:
+        run: Inference of the graph.
+        data: Batches and targets.
+        expected: What :func:`output_vectors` gave for the float graph, where outputs are
+            compared by cosine.
+
+    Yields:
+        Losses of tokens, hits of labels, or cosines to ``expected``, (N,).
+    """
+    if data.target == "tokens":
+        yield from _token_losses(run, data)
+    elif data.target == "labels":
+        yield from _hits(run, data)
+    else:
+        for batch, vectors in zip(data.batches, expected, strict=True):
+            yield _cosine(_vectors(_first(run(batch)), batch), vectors)
+
+
+def output_vectors(run: Run, data: EvaluationSet) -> list[np.ndarray]:
+    """Return for each batch the output vectors of its unpadded positions, (N, C) float32."""
+    return [_vectors(_first(run(batch)), batch) for batch in data.batches]
 
 
 def _figure(metric: Any, value: float, samples: int, positions: int) -> Accuracy:
@@ -178,9 +257,9 @@ def _first(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return next(iter(outputs.values()))
 
 
-def _hits(session: Session, data: EvaluationSet) -> Iterator[np.ndarray]:
+def _hits(run: Run, data: EvaluationSet) -> Iterator[np.ndarray]:
     for batch, targets in zip(data.batches, data.targets, strict=True):
-        logits = _first(session.run(batch))
+        logits = _first(run(batch))
         if logits.ndim != 2:
             raise DataError(
                 f"the data has labels and the model's output has shape {logits.shape}, not one "
@@ -191,10 +270,10 @@ def _hits(session: Session, data: EvaluationSet) -> Iterator[np.ndarray]:
         yield logits.argmax(-1) == targets
 
 
-def _token_losses(session: Session, data: EvaluationSet) -> Iterator[np.ndarray]:
+def _token_losses(run: Run, data: EvaluationSet) -> Iterator[np.ndarray]:
     for batch, targets in zip(data.batches, data.targets, strict=True):
         counted = targets != IGNORED
-        logits = _first(session.run(batch))[counted].astype(np.float64)
+        logits = _first(run(batch))[counted].astype(np.float64)
         top = logits.max(axis=-1, keepdims=True)
         norm = np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]
         yield norm - logits[np.arange(len(logits)), targets[counted]]

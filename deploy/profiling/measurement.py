@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import os
-import random
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
-from calib.data import DATA_FIX, check_lengths, check_tokens, load_samples
+from calib.data import DATA_FIX
 from calib.inputs import Request
-from calib.labels import check_labels
 from deploy.audit import audit_engine
 from deploy.bundle import ENGINE, FLOAT_GRAPH, Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
 from deploy.options import check_counts
-from deploy.profiling.evaluation import EvaluationSet, evaluation_set
+from deploy.profiling.evaluation import EvaluationSet, read_evaluation
 from deploy.profiling.results import SCHEMA, Accuracy, Coverage, Latency, Row
-from deploy.profiling.workers import WorkerProcess
+from deploy.profiling.workers import WorkerProcess, time_interleaved
 from deploy.sessions import Configuration, Engine
-from export.matmuls import vocabulary_size
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
 from trueint8.artifacts import sha256_tree
@@ -38,7 +32,6 @@ from trueint8.progress import Progress
 from trueint8.registry import did_you_mean
 
 MIN_ROUNDS = 3
-_RUNS_PER_ROUND = (3, 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +127,7 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
     progress, asked = session.progress, session.request.samples
     data_file = scratch / "evaluation.npz"
     with progress.step(f"read {session.request.data.name} for {bundle.path.name}"):
-        data = _evaluation_data(session.request, bundle)
+        data = evaluation_data(session.request, bundle)
         data.save(data_file)
     if data.count < asked:
         progress.say(f"evaluated on {data.count} of {asked} sequences asked for")
@@ -162,34 +155,22 @@ def _simulated(session: _Session, bundle: Bundle, graph: str, scratch: Path) -> 
     return path
 
 
-def _evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
+def evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
+    """Read the request's data as batches with targets for a bundle's task.
+
+    Raises:
+        DataError: If the data does not fit the model.
+    """
     manifest = bundle.manifest
     sequence = request.seq_len or manifest.calibration.sequence
-    samples = load_samples(
+    return read_evaluation(
         request.data,
         Request(request.samples, request.batch_size, sequence, request.seed),
+        manifest.model,
         manifest.graph_inputs(),
-        task=manifest.model.task,
+        graph=bundle.float_graph,
         tokenizer=bundle.tokenizer,
-        label_ids=manifest.model.label_ids,
     )
-    graph = load_clean(bundle.float_graph)
-    check_labels(
-        samples.name,
-        samples.labels or [],
-        classes=_known_classes(graph),
-        label_ids=manifest.model.label_ids,
-    )
-    check_lengths(samples, manifest.model.max_positions)
-    check_tokens(samples, vocabulary_size(graph, "input_ids"))
-    return evaluation_set(samples, manifest.model.task, bundle.tokenizer, request.seed)
-
-
-def _known_classes(graph: ir.Model) -> int | None:
-    """Return the last axis of the first output, where it is (B, classes) and of fixed size."""
-    shape = graph.graph.outputs[0].shape
-    size = shape[1] if shape is not None and len(shape) == 2 else None
-    return size if isinstance(size, int) else None
 
 
 def _engine_rows(
@@ -230,7 +211,16 @@ def _engine_rows(
                 )
                 warmups[c] = worker.ask("warm_up", data=str(data_file))["times_ns"]
                 advance(1)
-        rounds, peaks = _interleaved(session, title, workers, warmups)
+        asked = session.request
+        with session.progress.step(f"time {title}", total=asked.rounds) as advance:
+            rounds, peaks = time_interleaved(
+                workers,
+                warmups,
+                rounds=asked.rounds,
+                round_ms=asked.round_ms,
+                seed=asked.seed,
+                advance=advance,
+            )
         accuracy = {}
         with session.progress.step(f"accuracy {title}", total=len(configurations)) as advance:
             for index, (c, worker) in enumerate(workers.items()):
@@ -250,29 +240,6 @@ def _engine_rows(
         )
         for c in configurations
     ]
-
-
-def _interleaved(
-    session: _Session,
-    title: str,
-    workers: Mapping[Configuration, WorkerProcess],
-    warmups: Mapping[Configuration, Sequence[int]],
-) -> tuple[dict[Configuration, list[list[int]]], dict[Configuration, int]]:
-    """Time all configurations in rounds, in an order drawn anew each round."""
-    least, most = _RUNS_PER_ROUND
-    aim_ns = session.request.round_ms * 1e6
-    runs = {c: min(most, max(least, math.ceil(aim_ns / min(w)))) for c, w in warmups.items()}
-    order = random.Random(session.request.seed)
-    rounds: dict[Configuration, list[list[int]]] = {c: [] for c in workers}
-    peaks: dict[Configuration, int] = {}
-    with session.progress.step(f"time {title}", total=session.request.rounds) as advance:
-        for _ in range(session.request.rounds):
-            for c in order.sample(list(workers), len(workers)):
-                answer = workers[c].ask("time", runs=runs[c])
-                rounds[c].append(answer["times_ns"])
-                peaks[c] = answer["peak_memory_kib"]
-            advance(1)
-    return rounds, peaks
 
 
 def _latency(

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,21 @@ class Worker:
             self._session, self._data, reference=Path(reference), is_reference=is_reference
         )
         return {"accuracy": [f.model_dump() for f in figures]}
+
+    def scores(self, reference: str, is_reference: bool) -> dict[str, Any]:
+        """Return the metric and the scores per sequence; ``reference`` as in ``evaluate``."""
+        import numpy as np
+
+        from deploy.profiling.evaluation import output_vectors
+        from deploy.profiling.scoring import score
+
+        expected = None
+        if self._data.target == "cosine":
+            if is_reference:
+                np.savez(reference, *output_vectors(self._session.run, self._data))
+            with np.load(reference) as archive:
+                expected = [archive[name] for name in archive.files]
+        return asdict(score(self._session.run, self._data, expected))
 
     def _timed(self, runs: int) -> list[int]:
         times = []

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from trueint8 import errors
 from trueint8.errors import RunError, TrueInt8Error
+from trueint8.progress import Advance
 
 _HOME = Path(__file__).resolve().parents[2]
 _SERVE = "from deploy.profiling.worker import serve; serve()"
+_RUNS_PER_ROUND = (3, 200)
+
+K = TypeVar("K")
 
 
 class WorkerProcess:
@@ -102,3 +109,41 @@ def _rebuilt(label: str, error: dict[str, str]) -> TrueInt8Error:
     if not (isinstance(kind, type) and issubclass(kind, TrueInt8Error)):
         kind = RunError
     return kind(f"{label}: {error['problem']}", fix=error["fix"])
+
+
+def time_interleaved(
+    workers: Mapping[K, WorkerProcess],
+    warmups: Mapping[K, Sequence[int]],
+    *,
+    rounds: int,
+    round_ms: float,
+    seed: int,
+    advance: Advance,
+) -> tuple[dict[K, list[list[int]]], dict[K, int]]:
+    """Time several workers in rounds, in an order drawn anew each round.
+
+    Args:
+        workers: Warmed up.
+        warmups: Times of each, in ns; the least decides how many runs make a round.
+        rounds: How many.
+        round_ms: Aim for one worker's round; it has at least 3 runs.
+        seed: Of the order.
+        advance: Called after each round.
+
+    Returns:
+        Times in ns, a list per round; and the peak memory in KiB of each worker.
+    """
+    least, most = _RUNS_PER_ROUND
+    runs = {
+        k: min(most, max(least, math.ceil(round_ms * 1e6 / min(w)))) for k, w in warmups.items()
+    }
+    order = random.Random(seed)
+    times: dict[K, list[list[int]]] = {k: [] for k in workers}
+    peaks: dict[K, int] = {}
+    for _ in range(rounds):
+        for key in order.sample(list(workers), len(workers)):
+            answer = workers[key].ask("time", runs=runs[key])
+            times[key].append(answer["times_ns"])
+            peaks[key] = answer["peak_memory_kib"]
+        advance(1)
+    return times, peaks

@@ -32,6 +32,8 @@ DRAWS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "heavy tails": lambda r: r.standard_t(3, COUNT),
     "cauchy": lambda r: r.standard_cauchy(COUNT),
     "one outlier": lambda r: np.append(r.standard_normal(COUNT), -1e4),
+    "huge outlier": lambda r: np.append(r.standard_normal(COUNT), 3e9),
+    "log-normal": lambda r: r.lognormal(0.0, 1.0, COUNT),
     "bimodal": lambda r: np.where(r.random(COUNT) < 0.5, -3, 5) + 0.1 * r.standard_normal(COUNT),
     "tiny": lambda r: r.standard_normal(COUNT) * 1e-30,
     "gelu": lambda r: _gelu(r.standard_normal(COUNT) * 2),

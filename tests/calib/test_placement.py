@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -27,7 +25,6 @@ from calib.qdq import PROBABILITIES, insert_qdq
 from calib.schemes import Range, params_of_range
 from export.attentions import Attention, find_attentions
 from export.matmuls import find_matmuls
-from export.onnx_file import save_model
 from tests.export.graphs import graph_from_text, normal, operators, run_plainly
 from trueint8.errors import ConfigError
 from trueint8.progress import Silence
@@ -240,11 +237,10 @@ padded (float[b, t, 8] x, int64[b, t] attention_mask) => (float[b, t, 6] y) {
 
 @pytest.mark.parametrize("tokens", [3, 4, 2])
 def test_padding_stays_out_of_the_ranges_along_the_axis_of_tokens(
-    tokens: int, tmp_path: Path
+    tokens: int,
 ) -> None:
     """With 4 tokens the mask also fits heads of width 4, with 2 the heads themselves."""
     model = graph_from_text(PADDED + PLAIN.split("{", 1)[1], _used(PLAIN))
-    save_model(model, tmp_path / "graph.onnx")
     mask = np.ones((2, tokens), np.int64)
     mask[1, 1:] = 0
     x = normal(7, 2, tokens, 8)
@@ -254,10 +250,9 @@ def test_padding_stays_out_of_the_ranges_along_the_axis_of_tokens(
     assert axes == {"qt": -2, "kt": -1, "vt": -2, "a": -2}
     batches = [{"x": x, "attention_mask": mask}]
     seen = observe(
-        tmp_path / "graph.onnx",
+        model,
         ["qt", "kt", "vt"],
         batches,
-        scratch=tmp_path,
         progress=Silence(),
         token_axes=axes,
     ).stats

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -20,7 +18,6 @@ from calib.schemes import Range, params_of_range
 from calib.stats import TensorStats
 from calib.weights import WeightScheme, quantize_weight
 from export.matmuls import find_matmuls
-from export.onnx_file import save_model
 from tests.export.graphs import graph_from_text, normal
 from trueint8.progress import Silence
 
@@ -87,25 +84,23 @@ def test_activations_that_are_always_zero_change_nothing() -> None:
 
 
 def placed(
-    folder: Path, batches: list[dict[str, np.ndarray]]
-) -> tuple[ir.Model, Path, Placement, dict[str, TensorStats]]:
+    batches: list[dict[str, np.ndarray]],
+) -> tuple[ir.Model, Placement, dict[str, TensorStats]]:
     model = graph_from_text(SHARED, {"w": normal(3, 8, 8), "u": normal(4, 8, 8)})
-    path = folder / "model.onnx"
-    save_model(model, path)
     placement = place_qdq(find_matmuls(model, modules_named=False), quantize_head=True)
-    seen = observe(path, placement.tensors, batches, scratch=folder, progress=Silence())
-    return model, path, placement, seen.stats
+    seen = observe(model, placement.tensors, batches, progress=Silence())
+    return model, placement, seen.stats
 
 
 @pytest.mark.parametrize("bytes_at_once", [1 << 30, 1])
 @pytest.mark.parametrize("centred", [False, True])
 def test_moments_leave_out_padding_and_add_up_over_shared_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int, centred: bool
+    monkeypatch: pytest.MonkeyPatch, bytes_at_once: int, centred: bool
 ) -> None:
     monkeypatch.setattr(covariance, "BYTES_AT_ONCE", bytes_at_once)
     mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0]])
     batches = [{"x": normal(s, 2, 4, 8) + 1, "attention_mask": mask} for s in (5, 6)]
-    model, path, placement, stats = placed(tmp_path, batches)
+    model, placement, stats = placed(batches)
     readers = readers_of_weights(model.graph, placement.quantized, stats)
     assert {name: tensors for name, (_, tensors) in readers.items()} == {
         "w": ("x", "r"),
@@ -113,12 +108,11 @@ def test_moments_leave_out_padding_and_add_up_over_shared_weights(
     }
     found = dict(
         covariances(
-            path,
+            model,
             [("x", "r"), ("f",)],
             stats,
             batches,
             centred=centred,
-            scratch=tmp_path,
             progress=Silence(),
         )
     )
@@ -133,9 +127,9 @@ def test_moments_leave_out_padding_and_add_up_over_shared_weights(
     assert set(rounded) == {"w", "u"}
 
 
-def test_rounded_weights_are_what_the_graph_gets(tmp_path: Path) -> None:
+def test_rounded_weights_are_what_the_graph_gets() -> None:
     batches = [{"x": normal(5, 2, 4, 8), "attention_mask": np.ones((2, 4), np.int64)}]
-    model, _, placement, stats = placed(tmp_path, batches)
+    model, placement, stats = placed(batches)
     params = {
         n: params_of_range(n, Range(-stats[n].absmax, stats[n].absmax)) for n in placement.tensors
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -17,7 +15,7 @@ from calib.smoothing import METHODS, Smoothing, correct_biases, smooth
 from calib.stats import TensorStats
 from calib.weights import WeightScheme
 from export.matmuls import find_matmuls
-from export.onnx_file import load_clean, model_bytes, save_model
+from export.onnx_file import model_bytes
 from export.passes.plant_outliers import PlantOutliers
 from export.passes.simulate import Simulate
 from export.reference import open_reference
@@ -81,40 +79,37 @@ def outputs(model: ir.Model, seed: int = 90) -> np.ndarray:
         return np.concatenate([run(b)["y"] for b in batches(seed)])
 
 
-def statistics(model: ir.Model, folder: Path) -> dict[str, TensorStats]:
-    path = folder / "model.onnx"
-    save_model(model, path)
-    tensors = placed(model).tensors
-    return observe(path, tensors, batches(), scratch=folder, progress=Silence()).stats
+def statistics(model: ir.Model) -> dict[str, TensorStats]:
+    return observe(model, placed(model).tensors, batches(), progress=Silence()).stats
 
 
-def parameters(model: ir.Model, folder: Path) -> dict[str, QuantParams]:
-    found = statistics(model, folder)
+def parameters(model: ir.Model) -> dict[str, QuantParams]:
+    found = statistics(model)
     return {n: params_of_range(n, minmax.estimate(s)) for n, s in found.items()}
 
 
-def quantized_error(model: ir.Model, expected: np.ndarray, folder: Path) -> float:
+def quantized_error(model: ir.Model, expected: np.ndarray) -> float:
     """Return the mean squared error of the INT8 graph, simulated."""
-    insert_qdq(model, placed(model), parameters(model, folder))
+    insert_qdq(model, placed(model), parameters(model))
     Simulate()(model)
     return float(((outputs(model) - expected) ** 2).mean())
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_float_function_is_the_same(method: str, tmp_path: Path) -> None:
+def test_the_float_function_is_the_same(method: str) -> None:
     model = block()
     expected = outputs(model)
-    stats = statistics(model, tmp_path)
+    stats = statistics(model)
     moved = smooth(model, placed(model).quantized, stats, Smoothing.named(method))
     assert moved == {"n": "norm", "c": "value", "r": "explicit", "h": "explicit"}
     np.testing.assert_allclose(outputs(model), expected, atol=2e-5 * np.abs(expected).max())
 
 
-def test_shifted_channels_are_centred_and_equally_wide_at_alpha_one(tmp_path: Path) -> None:
+def test_shifted_channels_are_centred_and_equally_wide_at_alpha_one() -> None:
     model = block()
     how = Smoothing("shift-scale", 1.0)
-    smooth(model, placed(model).quantized, statistics(model, tmp_path), how)
-    for name, stats in statistics(model, tmp_path).items():
+    smooth(model, placed(model).quantized, statistics(model), how)
+    for name, stats in statistics(model).items():
         assert stats.channel_minimum is not None and stats.channel_maximum is not None
         reach = np.stack([-stats.channel_minimum, stats.channel_maximum])
         some = reach.max(axis=0) > 0
@@ -122,23 +117,23 @@ def test_shifted_channels_are_centred_and_equally_wide_at_alpha_one(tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_planted_outliers_no_longer_hurt(method: str, tmp_path: Path) -> None:
+def test_planted_outliers_no_longer_hurt(method: str) -> None:
     plain = block()
     expected = outputs(plain)
-    clean_error = quantized_error(plain, expected, tmp_path)
+    clean_error = quantized_error(plain, expected)
     planted, rescued = block(), block()
     for model in (planted, rescued):
         PlantOutliers(channels=2, factor=64.0)(model)
     np.testing.assert_allclose(outputs(planted), expected, atol=1e-4)
-    stats = statistics(rescued, tmp_path)
+    stats = statistics(rescued)
     smooth(rescued, placed(rescued).quantized, stats, Smoothing.named(method))
-    broken_error = quantized_error(planted, expected, tmp_path)
-    rescued_error = quantized_error(rescued, expected, tmp_path)
+    broken_error = quantized_error(planted, expected)
+    rescued_error = quantized_error(rescued, expected)
     assert broken_error > 20 * clean_error
     assert rescued_error < broken_error / 10
 
 
-def test_a_clipped_softmax_allows_no_shift_into_values(tmp_path: Path) -> None:
+def test_a_clipped_softmax_allows_no_shift_into_values() -> None:
     text = BLOCK.replace("p = Softmax<axis=-1>(s)", "p0 = Softmax<axis=-1>(s)\n    p = Mul(p0, s)")
     reference = block()
     constants = {
@@ -148,32 +143,30 @@ def test_a_clipped_softmax_allows_no_shift_into_values(tmp_path: Path) -> None:
     }
     model = graph_from_text(text, constants)
     expected = outputs(model)
-    stats = statistics(model, tmp_path)
+    stats = statistics(model)
     moved = smooth(model, placed(model).quantized, stats, Smoothing.named("shift-scale"))
     assert moved["c"] == "value"
     np.testing.assert_allclose(outputs(model), expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_corrected_biases_leave_no_mean_error(tmp_path: Path) -> None:
+def test_corrected_biases_leave_no_mean_error() -> None:
     text = "g (float[b, t, 16] x) => (float[b, t, 16] y) { [one] y = MatMul(x, w) }"
     coarse = WeightScheme(per_channel=False)
     model = graph_from_text(text, {"w": normal(1, 16, 16) + 0.3})
     data = [{"x": np.abs(b["x"])} for b in batches()]
-    path = tmp_path / "model.onnx"
-    save_model(model, path)
-    seen = observe(path, ["x"], data, scratch=tmp_path, progress=Silence())
+    seen = observe(model, ["x"], data, progress=Silence())
     params = {"x": params_of_range("x", minmax.estimate(seen.stats["x"]))}
-    means = channel_means(path, params, data, scratch=tmp_path, progress=Silence())
+    means = channel_means(model, params, data, progress=Silence())
     everything = np.concatenate([b["x"] for b in data]).reshape(-1, 16).astype(np.float64)
     np.testing.assert_allclose(means["x"].exact, everything.mean(axis=0), rtol=1e-6)
 
     def drift(corrected: bool) -> float:
-        changed = load_clean(path)
+        changed = model.clone()
         if corrected:
             correct_biases(changed, placed(changed).quantized, means, coarse)
         insert_qdq(changed, placed(changed), params, coarse)
         Simulate()(changed)
-        with open_reference(path) as exact, open_reference(model_bytes(changed)) as run:
+        with open_reference(model) as exact, open_reference(model_bytes(changed)) as run:
             differences = [run(b)["y"].astype(float) - exact(b)["y"] for b in data]
         return float(np.abs(np.concatenate(differences).mean(axis=(0, 1))).max())
 

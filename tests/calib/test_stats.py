@@ -102,6 +102,17 @@ def test_every_value_lies_in_the_bin_that_counts_it(values: np.ndarray) -> None:
             assert below <= wide[start] <= wide[stop - 1] <= above
 
 
+@pytest.mark.parametrize("repeats", [1, 254, 255, 256, 510, 511, 70_000])
+def test_counts_beyond_a_byte_are_exact_also_where_a_collection_goes_on(repeats: int) -> None:
+    values = np.repeat(np.array([0.0, -1.5, 2.0, 1e-40], np.float32), [repeats, 1, 300, 2])
+    whole = TensorStats.of(np.concatenate([values, values]))
+    assert sorted(whole.counts.tolist()) == sorted([2 * repeats, 2, 600, 4])
+    resumed = Accumulator(TensorStats.of(values))
+    resumed.add(values)
+    _assert_same(resumed.stats(), whole)
+    _assert_same(TensorStats.of(values).merge(TensorStats.of(values)), whole)
+
+
 def test_bins_are_as_narrow_as_stated() -> None:
     bits = np.arange(0xFF << MANTISSA_BITS, dtype=np.uint32) << np.uint32(23 - MANTISSA_BITS)
     low, _, _ = TensorStats.of(bits.view(np.float32)).magnitudes()

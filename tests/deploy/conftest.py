@@ -11,7 +11,7 @@ import pytest
 
 import deploy
 from deploy.bundle import Bundle
-from tests.deploy import checkpoints
+from tests.deploy import checkpoints, planting
 
 SEQUENCE = 32
 SMALL: dict[str, Any] = {"calib_samples": 16, "seq_len": SEQUENCE}
@@ -102,3 +102,27 @@ def bundle(made: Path, float_onnx: Path, arrays: Path) -> Bundle:
 @pytest.fixture
 def bundle_copy(bundle: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle.path, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def planted_onnx(made: Path, float_onnx: Path) -> Path:
+    """``float_onnx`` with outliers in what the second layer's attention reads."""
+    return planting.write_planted(float_onnx, made / "planted.onnx")
+
+
+@pytest.fixture(scope="session")
+def held_out(made: Path) -> Path:
+    """Evaluation arrays for ``planted_onnx``, which has a cosine to the float outputs on them."""
+    return planting.write_evaluation(made / "held-out.npz")
+
+
+@pytest.fixture(scope="session")
+def planted(made: Path, planted_onnx: Path, arrays: Path) -> Bundle:
+    """A bundle of ``planted_onnx``, everything quantized."""
+    return deploy.build(
+        planted_onnx,
+        calib="minmax",
+        calib_data=arrays,
+        out=made / "planted-int8",
+        engine="onnxruntime",
+    )

@@ -59,10 +59,8 @@ def quantized(
 ) -> tuple[ir.Model, Placement]:
     """Place and insert Q/DQ; ``mode`` None leaves the graph in float."""
     model = ir.from_proto(onnx.load_from_string(data))
-    source = scratch / "float.onnx"
-    save_model(model, source)
     rows = {k: v[: None if block.static else 1] for k, v in block.inputs().items()}
-    shapes = operand_shapes(source, rows, scratch=scratch)
+    shapes = operand_shapes(model, rows)
     placement = Placement([])
     if mode is not None:
         extent = Extent(shapes, longest, static_shapes(model))

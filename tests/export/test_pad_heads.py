@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,7 +13,6 @@ from calib.qdq import insert_qdq
 from calib.schemes import Range, params_of_range
 from export.attentions import find_attentions
 from export.matmuls import find_matmuls
-from export.onnx_file import save_model
 from export.passes.pad_heads import PadHeads
 from tests.calib.test_placement import EXTENT, RULES
 from tests.export.attention_graphs import Block, exported
@@ -25,10 +22,9 @@ BLOCK = Block("differential", heads=4)
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_differential_attention_computes_the_same_bits(quantized: bool, tmp_path: Path) -> None:
+def test_differential_attention_computes_the_same_bits(quantized: bool) -> None:
     model = ir.from_proto(onnx.load_from_string(exported(BLOCK)))
-    save_model(model, tmp_path / "float.onnx")
-    shapes = operand_shapes(tmp_path / "float.onnx", BLOCK.inputs(), scratch=tmp_path)
+    shapes = operand_shapes(model, BLOCK.inputs())
     if quantized:
         judged = judge_attentions(find_attentions(model), RULES, EXTENT, "int8")
         matmuls = find_matmuls(model, modules_named=True)
@@ -46,10 +42,9 @@ def test_differential_attention_computes_the_same_bits(quantized: bool, tmp_path
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_equal_widths_are_left_alone(tmp_path: Path) -> None:
+def test_equal_widths_are_left_alone() -> None:
     block = Block("differential-v2")
     model = ir.from_proto(onnx.load_from_string(exported(block)))
-    save_model(model, tmp_path / "float.onnx")
-    shapes = operand_shapes(tmp_path / "float.onnx", block.inputs(), scratch=tmp_path)
+    shapes = operand_shapes(model, block.inputs())
     assert not PadHeads(shapes)(model).modified
     assert "Pad" not in operators(model)

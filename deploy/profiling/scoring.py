@@ -1,0 +1,135 @@
+"""Accuracy per sequence, and what quantization takes from it, with paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from deploy.profiling.evaluation import IGNORED, EvaluationSet, Run, output_vectors, position_scores
+from deploy.profiling.statistics import CONFIDENCE, Estimate
+from trueint8.errors import DataError, RunError
+
+Metric = Literal["perplexity", "accuracy", "cosine"]
+
+DropUnit = Literal["%", "points"]
+
+DROP_UNIT: dict[Metric, DropUnit] = {"perplexity": "%", "accuracy": "points", "cosine": "points"}
+METRIC_OF: dict[str, Metric] = {"tokens": "perplexity", "labels": "accuracy", "cosine": "cosine"}
+
+_RESAMPLES = 1000
+_SEED = 20260101
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One graph on one evaluation set.
+
+    Attributes:
+        metric: What the mean of the scores gives.
+        sums: Per sequence, of losses, hits or cosines.
+        counts: Per sequence, positions that count.
+    """
+
+    metric: Metric
+    sums: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def value(self) -> float:
+        """The metric over all positions."""
+        mean = sum(self.sums) / sum(self.counts)
+        return float(np.exp(mean)) if self.metric == "perplexity" else mean
+
+
+def score(run: Run, data: EvaluationSet, expected: Sequence[np.ndarray] | None = None) -> Scores:
+    """Evaluate a graph.
+
+    Args:
+        run: Inference of it.
+        data: Batches and targets.
+        expected: Output vectors of the float graph, per batch; its own where this is the float
+            graph itself.
+
+    Raises:
+        DataError: If no position counts.
+        RunError: If a score is not finite.
+    """
+    metric = METRIC_OF[data.target]
+    if expected is None and data.target == "cosine":
+        expected = output_vectors(run, data)
+    sums: list[float] = []
+    counts: list[int] = []
+    for index, scores in enumerate(position_scores(run, data, expected or ())):
+        if not np.isfinite(scores).all():
+            raise RunError(
+                f"{metric} is not finite: the outputs overflow", fix="check the float model"
+            )
+        per_sequence = _positions(data, index, len(scores))
+        owner = np.repeat(np.arange(len(per_sequence)), per_sequence)
+        sums += np.bincount(owner, weights=scores, minlength=len(per_sequence)).tolist()
+        counts += per_sequence.tolist()
+    if not sum(counts):
+        raise DataError("no token of the evaluation data counts", fix="pass more text")
+    return Scores(metric, tuple(sums), tuple(counts))
+
+
+def scores_from(stored: Mapping[str, Any]) -> Scores:
+    """Return scores that were stored as JSON."""
+    return Scores(stored["metric"], tuple(stored["sums"]), tuple(stored["counts"]))
+
+
+def drop(reference: Scores, candidate: Scores) -> Estimate:
+    """Return what a candidate loses against the float graph, above 0 where it is worse.
+
+        perplexity:  100·(p_candidate / p_float − 1)   percent
+        accuracy:    100·(a_float − a_candidate)       points
+        cosine:      100·(1 − mean cosine)             points
+
+    The 95 % interval resamples sequences, the same ones on both sides (paired bootstrap).
+    """
+    return _estimate(_lost(reference.metric), (reference, candidate))
+
+
+def recovery(reference: Scores, worse: Scores, better: Scores) -> Estimate:
+    """Return the drop of ``worse`` less that of ``better``, on the same sequences."""
+    lost = _lost(reference.metric)
+    return _estimate(lambda f, w, b: lost(f, w) - lost(f, b), (reference, worse, better))
+
+
+def _lost(metric: Metric) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the drop as a function of mean scores: of the float graph and of a candidate."""
+    if metric == "perplexity":
+        return lambda f, c: 100 * np.expm1(c - f)
+    return lambda f, c: 100 * (f - c)
+
+
+def _estimate(figure: Callable[..., np.ndarray], scores: Sequence[Scores]) -> Estimate:
+    count = len(scores[0].counts)
+    drawn = np.random.default_rng(_SEED).integers(0, count, size=(_RESAMPLES, count))
+    whole = np.arange(count)[None]
+    positions = np.asarray(scores[0].counts, np.float64)
+
+    def means(rows: np.ndarray) -> list[np.ndarray]:
+        total = np.maximum(positions[rows].sum(axis=1), 1.0)
+        return [np.asarray(s.sums)[rows].sum(axis=1) / total for s in scores]
+
+    tails = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
+    low, high = np.percentile(figure(*means(drawn)), tails)
+    return Estimate(float(figure(*means(whole))[0]), float(low), float(high))
+
+
+def _positions(data: EvaluationSet, index: int, total: int) -> np.ndarray:
+    """Return how many of a batch's ``total`` scores belong to each of its sequences."""
+    batch = data.batches[index]
+    rows = len(next(iter(batch.values())))
+    if data.target == "tokens":
+        found: np.ndarray = (data.targets[index] != IGNORED).sum(axis=1)
+        return found
+    mask = batch.get("attention_mask")
+    if mask is not None and total != rows and mask.sum() == total:
+        kept: np.ndarray = mask.sum(axis=1)
+        return kept
+    return np.full(rows, total // rows)

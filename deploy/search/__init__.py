@@ -1,0 +1,1 @@
+"""Which matmuls cost accuracy, which to keep in float, and what fewer bits would do."""

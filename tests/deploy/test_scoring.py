@@ -1,0 +1,100 @@
+"""Drops per metric, redone by hand, with paired intervals over sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.profiling.evaluation import IGNORED, EvaluationSet, evaluate
+from deploy.profiling.scoring import Metric, Scores, drop, recovery, score, scores_from
+from trueint8.errors import DataError, RunError
+
+Arrays = Mapping[str, np.ndarray]
+CLASSES = 5
+
+
+def logits_of(batch: Arrays) -> dict[str, np.ndarray]:
+    """Return logits (B, T, classes) that depend on the ids alone."""
+    table = np.random.default_rng(3).standard_normal((10, CLASSES)).astype(np.float32)
+    return {"logits": table[batch["input_ids"]]}
+
+
+class Session:
+    inputs: list[Any] = []
+
+    def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        return logits_of(arrays)
+
+
+def tokens() -> EvaluationSet:
+    draw = np.random.default_rng(0)
+    ids = [draw.integers(0, 10, (rows, 6)) for rows in (3, 2)]
+    targets = [
+        np.where(draw.random(i.shape) < 0.5, draw.integers(0, 5, i.shape), IGNORED) for i in ids
+    ]
+    targets[0][1] = IGNORED  # a sequence of which nothing counts
+    return EvaluationSet("tokens", [{"input_ids": i} for i in ids], targets)
+
+
+def test_scores_per_sequence_add_up_to_the_metric() -> None:
+    data = tokens()
+    found = score(logits_of, data)
+    session: Any = Session()
+    perplexity, _ = evaluate(session, data, reference=Path("unused"), is_reference=True)
+    assert found.value == pytest.approx(perplexity.value, rel=1e-12)
+    expected = [int((row != IGNORED).sum()) for t in data.targets for row in t]
+    assert list(found.counts) == expected and found.counts[1] == 0 and found.sums[1] == 0.0
+    assert scores_from({"metric": "perplexity", "sums": [1.0], "counts": [2]}).counts == (2,)
+
+
+def test_cosines_count_unpadded_positions_of_each_sequence() -> None:
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
+    data = EvaluationSet(
+        "cosine", [{"input_ids": np.ones((2, 4), int), "attention_mask": mask}], []
+    )
+    same = score(logits_of, data)
+    assert same.counts == (3, 1)
+    assert same.value == pytest.approx(1.0)
+    opposite = [-logits_of(data.batches[0])["logits"][mask.astype(bool)]]
+    assert score(logits_of, data, opposite).value == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "reference", "candidate", "lost"),
+    [
+        ("perplexity", 2.0, 2.1, 100 * (np.exp(0.1) - 1)),
+        ("accuracy", 0.75, 0.5, 25.0),
+        ("cosine", 1.0, 0.995, 0.5),
+    ],
+)
+def test_a_drop_is_percent_of_perplexity_or_points(
+    metric: Metric, reference: float, candidate: float, lost: float
+) -> None:
+    a, b = (Scores(metric, (v * 4,) * 8, (4,) * 8) for v in (reference, candidate))
+    for estimate, sign in ((drop(a, b), 1), (recovery(a, b, a), 1), (recovery(a, a, b), -1)):
+        assert estimate.value == pytest.approx(sign * lost)
+        assert estimate.low == pytest.approx(estimate.high) == pytest.approx(sign * lost)
+
+
+def test_the_interval_is_paired() -> None:
+    draw = np.random.default_rng(1)
+    easy = draw.normal(0, 5, 64)  # sequences differ far more than the two graphs do
+    reference = Scores("perplexity", tuple(easy), (1,) * 64)
+    candidate = Scores("perplexity", tuple(easy + draw.normal(0.01, 0.001, 64)), (1,) * 64)
+    found = drop(reference, candidate)
+    assert 0.9 < found.low < found.value < found.high < 1.1
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    data = tokens()
+    nothing = EvaluationSet(
+        "tokens", data.batches, [np.full_like(t, IGNORED) for t in data.targets]
+    )
+    with pytest.raises(DataError, match="no token"):
+        score(logits_of, nothing)
+    with pytest.raises(RunError, match="perplexity is not finite"):
+        score(lambda b: {"x": logits_of(b)["logits"] * np.float32(np.nan)}, data)
