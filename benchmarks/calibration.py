@@ -1,12 +1,14 @@
 """Time and memory of one calibration pass with every estimator, beside ONNX Runtime's.
 
-    python -m benchmarks.calibration [--rounds 7]
+    python -m benchmarks.calibration [--rounds 7] [--modelopt-python PATH]
 
 A 6-layer, 384-wide encoder with random weights on random tokens, 8 x 128 per batch. Each case
 runs in a process of its own, in turn and in random order; its time leaves out imports, which
 load compiled code too, and holds everything else. ``plain`` runs the float graph on the same data
 and keeps nothing. Processor time is that of all threads, and steadier where others share the
-machine. Writes ``benchmarks/results/calibration.json`` with the environment.
+machine. Model Optimizer's calibrators need the interpreter of the environment that
+constraints-modelopt.txt describes. Writes ``benchmarks/results/calibration.json`` with the
+environment.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from calib.quantizers.modelopt import write_batches
 from deploy.hardware import hardware
 from deploy.profiling.statistics import median_ms, speed_up
 from trueint8.artifacts import write_atomically
@@ -38,6 +41,7 @@ def main() -> None:
     """Measure, or, in a process of its own, run one case."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--modelopt-python", type=Path)
     parser.add_argument("--case", nargs=3, metavar=("NAME", "GRAPH", "BATCHES"))
     options = parser.parse_args()
     if options.case:
@@ -46,18 +50,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.onnx"
         _export(graph)
-        document = _measured(graph, options.rounds)
+        document = _measured(graph, options.rounds, options.modelopt_python)
     write_atomically(OUT, json.dumps(document, indent=1) + "\n")
 
 
-def _measured(graph: Path, rounds: int) -> dict[str, Any]:
+def _measured(graph: Path, rounds: int, modelopt: Path | None) -> dict[str, Any]:
+    names = [*CASES, *(MODELOPT if modelopt else ())]
     _in_process("trueint8", graph, 1)  # compiles the kernels
-    samples: dict[str, list[list[int]]] = {name: [] for name in CASES}
-    cpu_ns: dict[str, list[int]] = {name: [] for name in CASES}
+    samples: dict[str, list[list[int]]] = {name: [] for name in names}
+    cpu_ns: dict[str, list[int]] = {name: [] for name in names}
     memory: dict[str, int] = {}
     for _ in range(rounds):
-        for name in random.sample(list(CASES), len(CASES)):
-            seen = _in_process(name, graph, _FEW)
+        for name in random.sample(names, len(names)):
+            seen = _in_process(name, graph, _FEW, modelopt)
             samples[name].append([seen["ns"]])
             cpu_ns[name].append(seen["cpu_ns"])
             memory[name] = max(memory.get(name, 0), seen["peak_kib"])
@@ -83,6 +88,7 @@ def _measured(graph: Path, rounds: int) -> dict[str, Any]:
         "benchmark": "calibration",
         "kind": "MEASURED",
         "model": "encoder, 6 layers x 384, random weights, FP32, 16 batches of 8 x 128 tokens",
+        "left_out": [] if modelopt else list(MODELOPT),
         "figures": figures,
         "peak_mib_of_256_batches": long["peak_kib"] / 1024,
         "samples_ns": samples,
@@ -113,11 +119,18 @@ def _batches(count: int) -> Iterator[dict[str, np.ndarray]]:
         yield {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def _in_process(name: str, graph: Path, batches: int) -> dict[str, int]:
+def _in_process(
+    name: str, graph: Path, batches: int, modelopt: Path | None = None
+) -> dict[str, int]:
     command = [sys.executable, "-m", "benchmarks.calibration", "--case", name]
-    ended = subprocess.run(
-        [*command, str(graph), str(batches)], stdout=subprocess.PIPE, text=True, check=True
-    )
+    command += [str(graph), str(batches)]
+    if name in MODELOPT:
+        data = graph.with_name(f"{batches}.npz")
+        if not data.exists():
+            write_batches(data, list(_batches(batches)))
+        script = Path(__file__).with_name("modelopt_calibrator.py")
+        command = [str(modelopt), "-I", str(script), str(graph), str(data), MODELOPT[name]]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seen: dict[str, int] = json.loads(ended.stdout.splitlines()[-1])
     return seen
 
@@ -209,6 +222,7 @@ CASES: dict[str, Callable[[Path], Prepared]] = {
     "onnxruntime Percentile": _onnxruntime("Percentile"),
     "onnxruntime Entropy": _onnxruntime("Entropy"),
 }
+MODELOPT = {"modelopt Max": "max", "modelopt Entropy": "entropy"}
 
 if __name__ == "__main__":
     main()

@@ -54,8 +54,11 @@ def outlier_metrics(
     Returns:
         ``loss`` in nats, ``loss_w8a8`` and ``loss_w6a6`` (SIMULATED: symmetric weights and
         asymmetric activations, per tensor, min-max; Q, K, V, scores, weights of attention,
-        gates and head stay in float), ``max_inf_norm``, ``mean_kurtosis`` and
-        ``max_kurtosis`` over blocks, and ``blocks``.
+        gates, head, the embedding sum and residual sums that are no block's output stay in
+        float), ``loss_w8a8_symmetric`` and ``loss_w6a6_symmetric``
+        (the same with symmetric activations, the scheme of engines without zero points:
+        a one-sided outlier of size A costs a step of 2A instead of A), ``max_inf_norm``,
+        ``mean_kurtosis`` and ``max_kurtosis`` over blocks, and ``blocks``.
 
     References:
         Bondarenko et al. 2023, arXiv:2306.12929, section 5 and appendix C.4.
@@ -65,8 +68,9 @@ def outlier_metrics(
     kurtosis = [b.kurtosis for b in blocks]
     result: dict[str, Any] = {"loss": _loss(model, evaluation)}
     for bits in (8, 6):
-        with _quantized(model, calibration, bits):
-            result[f"loss_w{bits}a{bits}"] = _loss(model, evaluation)
+        for suffix, symmetric in (("", False), ("_symmetric", True)):
+            with _quantized(model, calibration, bits, symmetric=symmetric):
+                result[f"loss_w{bits}a{bits}{suffix}"] = _loss(model, evaluation)
     return result | {
         "max_inf_norm": max(b.inf_norm for b in blocks),
         "max_ffn_inf_norm": max(b.ffn_inf_norm for b in blocks),
@@ -147,7 +151,9 @@ def _linears_outside_attention(block: Any) -> list[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def _quantized(model: Any, calibration: Sequence[Batch], bits: int) -> Iterator[None]:
+def _quantized(
+    model: Any, calibration: Sequence[Batch], bits: int, *, symmetric: bool
+) -> Iterator[None]:
     """Round weights and activations of all blocks to ``bits`` while inside."""
     blocks = _blocks(model)
     sites = _sites(model)
@@ -155,12 +161,16 @@ def _quantized(model: Any, calibration: Sequence[Batch], bits: int) -> Iterator[
     with _hooks(sites, lambda site, x: _seen(ranges, site, x)), torch.no_grad():
         for batch in calibration:
             model(**batch)
+    if symmetric:
+        ranges = {s: [-max(-low, high), max(-low, high)] for s, (low, high) in ranges.items()}
+    rounded = _symmetric if symmetric else _asymmetric
     linears = {id(m): m for b in blocks for n, m in _linears(b) if "variant" not in n.split(".")}
     saved = [(m, m.weight.data.clone()) for m in linears.values()]
     for module, weight in saved:
-        module.weight.data = _symmetric(weight, bits)
+        bound = float(weight.abs().max())
+        module.weight.data = _symmetric(weight, [-bound, bound], bits)
     try:
-        with _hooks(sites, lambda site, x: _asymmetric(x, ranges[site], bits)):
+        with _hooks(sites, lambda site, x: rounded(x, ranges[site], bits)):
             yield
     finally:
         for module, weight in saved:
@@ -211,9 +221,10 @@ def _seen(ranges: dict[Any, list[float]], site: Any, x: torch.Tensor) -> torch.T
     return x
 
 
-def _symmetric(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    scale = weight.abs().max() / (2 ** (bits - 1) - 1)
-    return torch.round(weight / scale) * scale if scale > 0 else weight
+def _symmetric(x: torch.Tensor, seen: Sequence[float], bits: int) -> torch.Tensor:
+    most = 2 ** (bits - 1) - 1
+    scale = seen[1] / most
+    return torch.clamp(torch.round(x / scale), -most - 1, most) * scale if scale > 0 else x
 
 
 def _asymmetric(x: torch.Tensor, seen: Sequence[float], bits: int) -> torch.Tensor:

@@ -37,6 +37,13 @@ _CALIBRATION_SEED = 7
 
 _TEXT = ["vanilla", "clipped", "gated-linear"]
 
+_ROUNDED = {
+    "loss_w8a8": "W8A8",
+    "loss_w6a6": "W6A6",
+    "loss_w8a8_symmetric": "W8A8 sym",
+    "loss_w6a6_symmetric": "W6A6 sym",
+}
+
 
 def groups() -> dict[str, list[str]]:
     """Return recipe to variants of every reference checkpoint."""
@@ -114,8 +121,10 @@ def _tokenizer(folder: Path) -> Any:
 def table(group: str) -> str:
     """Return the group's README: how it was made, and one row per variant and seed."""
     recipe = load_recipe(group)
-    columns = ["loss", "Δ W8A8", "Δ W6A6", "kurtosis (max)", "inf-norm (max)", "inf-norm FFN"]
-    if recipe.the_task() == "image-classification":
+    columns = ["loss", *(f"Δ {name}" for name in _ROUNDED.values())]
+    columns += ["kurtosis (max)", "inf-norm (max)", "inf-norm FFN"]
+    images = recipe.the_task() == "image-classification"
+    if images:
         columns.insert(0, "accuracy %")
     lines = [
         f"# Reference checkpoints: {group}",
@@ -126,15 +135,19 @@ def table(group: str) -> str:
         "",
         "Loss in nats on held-out data, computed in float32 from the stored weights (MEASURED). "
         "Δ: what the loss gains when weights and activations are rounded per tensor to 8 or 6 bits "
-        "(SIMULATED; min-max ranges). Kurtosis and inf-norm: of block outputs, per sequence, "
-        "averaged over sequences; the block with the largest. FFN: of the feed-forward outputs.",
+        "(SIMULATED; min-max ranges; weights symmetric, activations asymmetric or, in the columns "
+        "`sym`, symmetric too, as engines without zero points do it; the embedding sum, residual "
+        "sums that are no block's output, and what is inside attention stay in float). Kurtosis "
+        "and inf-norm: of block outputs, per "
+        "sequence, averaged over sequences; the block with the largest. FFN: of the feed-forward "
+        "outputs.",
         "",
         f"| variant | seed | {' | '.join(columns)} |",
         f"|---|---|{'---|' * len(columns)}",
     ]
     for folder in sorted(p for p in (ROOT / group).iterdir() if p.is_dir()):
         for path in sorted(folder.glob("metrics*.json")):
-            lines.append(_row(folder.name, path, with_accuracy=len(columns) == 7))
+            lines.append(_row(folder.name, path, with_accuracy=images))
     return "\n".join(lines) + "\n"
 
 
@@ -143,8 +156,7 @@ def _row(variant: str, path: Path, *, with_accuracy: bool) -> str:
     seed = path.stem.removeprefix("metrics").removeprefix("-seed") or "0"
     cells = [
         f"{m['loss']:.4f}",
-        f"{m['loss_w8a8'] - m['loss']:+.4f}",
-        f"{m['loss_w6a6'] - m['loss']:+.4f}",
+        *(f"{m[key] - m['loss']:+.4f}" if key in m else "–" for key in _ROUNDED),
         f"{m['max_kurtosis']:.1f}",
         f"{m['max_inf_norm']:.2f}",
         f"{m['max_ffn_inf_norm']:.2f}",

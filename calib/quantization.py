@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from calib.placement import Extent, Mode, Placement, Rules, judge_attentions, place_qdq
 from calib.ranges import DataEntry, Estimator, Ranges
-from calib.smoothing import Smoothing
+from calib.smoothing import AUTO, Smoothing
 from calib.weights import WeightScheme
 from export.attentions import find_attentions, static_shapes
 from export.matmuls import find_matmuls
@@ -20,6 +20,9 @@ from trueint8.errors import BuildError
 from trueint8.progress import Progress
 
 Batch = Mapping[str, np.ndarray]
+
+DEFAULT_ESTIMATOR = "minmax"
+"""Smoothing leaves activations without outliers, and then the whole range serves best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,8 @@ class Settings:
     """
 
     estimator: Estimator
-    weights: WeightScheme = WeightScheme()
-    smoothing: Smoothing | None = None
+    weights: WeightScheme = WeightScheme(rounding="gptq")
+    smoothing: Smoothing | None = Smoothing(AUTO, None)
     keep_float: tuple[str, ...] = ()
     int8_only: tuple[str, ...] = ()
     quantize_head: bool = False
@@ -77,24 +80,25 @@ class Request:
     special: Mapping[str, Rules] = field(default_factory=dict)
     longest: int = 0
 
-    def place(
+    def place(self, graph: ir.Model) -> Placement:
+        """Decide which matmuls of a graph get Q/DQ in the common Q/DQ graph.
+
+        Raises:
+            BuildError: If none does.
+        """
+        return self._place(graph, Rules(), Extent({}, self.longest, static_shapes(graph)))
+
+    def place_special(
         self, graph: ir.Model, shapes: Mapping[str, tuple[int, ...]]
-    ) -> tuple[Placement, dict[str, Placement]]:
-        """Decide which matmuls of a graph get Q/DQ.
+    ) -> dict[str, Placement]:
+        """Decide the same for each of the special rules, by name.
 
         Args:
             graph: The float graph.
-            shapes: Of every matmul's operands; may be empty where ``special`` is.
-
-        Returns:
-            The decisions of the common graph, and by name those of the special rules.
-
-        Raises:
-            BuildError: If no matmul gets Q/DQ.
+            shapes: Of every matmul's operands.
         """
         extent = Extent(shapes, self.longest, static_shapes(graph))
-        common = self._place(graph, Rules(), extent)
-        return common, {n: self._place(graph, rules, extent) for n, rules in self.special.items()}
+        return {name: self._place(graph, rules, extent) for name, rules in self.special.items()}
 
     def _place(self, graph: ir.Model, rules: Rules, extent: Extent) -> Placement:
         settings = self.settings
@@ -120,7 +124,7 @@ class Prepared:
     Attributes:
         graph: The float graph that Q/DQ go into: the given one, or one of equal function.
         placement: Decisions for its matmuls in the common Q/DQ graph.
-        ranges: Statistics of the placed activations.
+        ranges: Statistics of the placed activations; None for a quantizer by others.
         shapes: Of every matmul's operands for one sequence.
         moved: Where the factors of each smoothed activation went.
         special: Decisions by name of the request's special rules.
@@ -128,7 +132,7 @@ class Prepared:
 
     graph: Path
     placement: Placement
-    ranges: Ranges
+    ranges: Ranges | None
     shapes: Mapping[str, tuple[int, ...]]
     moved: Mapping[str, str]
     special: Mapping[str, Placement] = field(default_factory=dict)
@@ -145,3 +149,9 @@ class Prepared:
         """
         differs = self.special[name].attentions != self.placement.attentions
         return out.with_suffix(f".{name}{out.suffix}") if differs else out
+
+    @property
+    def statistics(self) -> Ranges:
+        """The ranges, of a graph that our quantizer prepared."""
+        assert self.ranges is not None
+        return self.ranges

@@ -64,7 +64,9 @@ def _rounded(
     name = matmul.activation
     source = node.inputs[1 - matmul.weight_side]
     assert source is not None
-    params = params_of_range(name, ranges.estimator(ranges.stats[name], scheme), scheme)
+    params = params_of_range(
+        name, ranges.estimator({name: ranges.stats[name]}, scheme)[name], scheme
+    )
     low = -scheme.levels - (scheme == INT8)
     scale, least, most = (
         add_initializer(graph, fresh_name(graph, f"{name}_{what}"), np.asarray(value, np.float32))

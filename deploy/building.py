@@ -14,8 +14,7 @@ from calib.data import Samples, check_tokens
 from calib.inputs import GraphInput
 from calib.quantization import Prepared
 from calib.quantization import Request as Quantization
-from calib.quantizers.trueint8 import quantize
-from calib.ranges import Ranges, entry_from, ranges_bytes, read_ranges
+from calib.ranges import DataEntry, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.compiling import (
@@ -38,10 +37,12 @@ from deploy.manifest import (
     SearchEntry,
 )
 from deploy.planning import BuildPlan
+from deploy.quantizing import quantize
 from deploy.search.candidates import Quantized
 from deploy.search.planning import SearchPlan
 from deploy.search.searching import Subject, search_placement, with_kept
 from deploy.sessions import Shapes
+from deploy.settings import OURS
 from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
@@ -97,9 +98,9 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         request = _quantization(folder, plan, samples, shapes, Path(scratch), steps, progress)
         found = None
         if plan.search is None:
-            prepared = quantize(request, folder / layout.INT8_GRAPH)
+            prepared = quantize(plan, request, folder / layout.INT8_GRAPH)
         else:
-            prepared = quantize(request, Path(scratch) / layout.INT8_GRAPH)
+            prepared = quantize(plan, request, Path(scratch) / layout.INT8_GRAPH)
             with steps.timed("search"):
                 prepared, found = _search(folder, plan, plan.search, inputs, prepared, request)
         if prepared.graph != request.graph:
@@ -108,7 +109,8 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     with steps.timed("golden"):
         golden = _golden(folder, plan, graph, inputs, samples, progress)
     with storage_errors(folder):
-        (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
+        if prepared.ranges is not None:
+            (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
     engines = build_engines(folder, plan, shapes, prepared, samples, steps, progress)
     if plan.source.tokenizer is not None:
         (folder / layout.TOKENIZER).mkdir()
@@ -119,7 +121,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         model=_model_entry(plan),
         inputs=[InputEntry(name=i.name, dtype=i.dtype.name, shape=list(i.shape)) for i in inputs],
         parity=parity,
-        calibration=_calibration_entry(plan, samples, prepared.ranges),
+        calibration=_calibration_entry(plan, samples, _data(prepared, request)),
         matmuls=entries,
         smoothed=dict(prepared.moved),
         search=found,
@@ -253,14 +255,21 @@ def _model_entry(plan: BuildPlan) -> ModelEntry:
     )
 
 
-def _calibration_entry(plan: BuildPlan, samples: Samples, ranges: Ranges) -> CalibrationEntry:
-    first = ranges.data[0]
+def _data(prepared: Prepared, request: Quantization) -> list[DataEntry]:
+    return prepared.ranges.data if prepared.ranges is not None else [request.entry]
+
+
+def _calibration_entry(
+    plan: BuildPlan, samples: Samples, data: list[DataEntry]
+) -> CalibrationEntry:
+    first, request = data[0], plan.request()
     return CalibrationEntry(
-        estimator=plan.estimator.name,
-        percentile=plan.estimator.options.get("percentile"),
-        data=", ".join(dict.fromkeys(d.name for d in ranges.data)),
-        data_sha256=", ".join(dict.fromkeys(d.sha256 for d in ranges.data)),
-        samples=sum(d.samples for d in ranges.data),
+        quantizer=plan.quantizer.name if plan.quantizer else OURS,
+        estimator=request["calib"] or "its own",
+        percentile=request["percentile"] if request["calib"] == "percentile" else None,
+        data=", ".join(dict.fromkeys(d.name for d in data)),
+        data_sha256=", ".join(dict.fromkeys(d.sha256 for d in data)),
+        samples=sum(d.samples for d in data),
         batch_size=first.batch_size,
         sequence=max(_length(next(iter(b.values()))) for b in samples.batches),
     )

@@ -52,6 +52,7 @@ class ParityEntry(Record):
 class CalibrationEntry(Record):
     """How ranges were found."""
 
+    quantizer: str = "trueint8"
     estimator: str
     percentile: float | None
     data: str
@@ -188,4 +189,9 @@ class Manifest(Record):
         """Such as ``percentile 99.99`` or ``minmax, shift-scale 0.9``."""
         entry, smooth = self.calibration, self.request.get("smooth")
         label = entry.estimator + (f" {entry.percentile:g}" if entry.percentile is not None else "")
-        return label + (f", {smooth['method']} {smooth['alpha']:g}" if smooth else "")
+        if entry.quantizer != "trueint8":
+            return f"{entry.quantizer}, {label}"
+        if not smooth:
+            return label
+        strength = f" {smooth['alpha']:g}" if smooth["alpha"] is not None else ""
+        return f"{label}, {smooth['method']}{strength}"

@@ -12,10 +12,8 @@ from attention.text import Example
 from calib.data import DATA_FIX, Samples, batches_from_text, check_lengths, load_samples
 from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput, Request
-from calib.quantization import Settings
+from calib.quantization import DEFAULT_ESTIMATOR, Settings
 from calib.ranges import Estimator
-from calib.smoothing import Smoothing
-from calib.weights import WeightScheme
 from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
 from deploy.engines import ENGINES
@@ -23,6 +21,7 @@ from deploy.golden import COUNT
 from deploy.hardware import gpu
 from deploy.options import check_counts
 from deploy.search.planning import SearchPlan, contents, search_plan
+from deploy.settings import QuantizerChoice, quantizer_from_options, settings_from_options
 from export.source import Source, source_from_argument
 from trueint8 import __version__
 from trueint8.artifacts import sha256_file, sha256_tree
@@ -103,18 +102,20 @@ class BuildPlan(CalibrationPlan):
     golden_from_calib: bool
     settings: Settings
     fp32_rest: bool
+    quantizer: QuantizerChoice | None
     search: SearchPlan | None
     force: bool
 
     def request(self) -> dict[str, Any]:
         """Return what decides the bundle's content; two equal requests give the same bundle."""
-        settings = self.settings
+        settings, other = self.settings, self.quantizer
         return {
             "trueint8": __version__,
             "model": self.source_sha256,
             "task": self.source.task,
-            "calib": self.estimator.name,
-            "percentile": self.estimator.options.get("percentile"),
+            "quantizer": [other.name, other.version] if other else None,
+            "calib": other.estimator if other else self.estimator.name,
+            "percentile": other.percentile if other else self.estimator.options.get("percentile"),
             "ranges": sha256_file(self.ranges) if self.ranges else None,
             "calib-data": self.data_sha256,
             "calib-samples": self.amount.samples,
@@ -153,7 +154,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         DataError: If the calibration data is not there.
     """
     _check_build_options(options)
-    ESTIMATORS.load(options.calib)
+    quantizer = quantizer_from_options(options)
     engines = choose_engines(options.engine)
     versions = {name: ENGINES.load(name).version() for name in engines}
     plan = calibration_plan(options.model, options)
@@ -175,37 +176,12 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         out=_out(options, plan.source, [plan.calib_data, golden]),
         golden=golden,
         golden_from_calib=options.golden_from_calib,
-        settings=_settings(options, plan.estimator),
+        settings=settings_from_options(options, plan.estimator),
         fp32_rest=options.fp32_rest,
+        quantizer=quantizer,
         search=search_plan(options, engines, plan.calib_data),
         force=options.force,
     )
-
-
-def _settings(options: BuildOptions, estimator: Estimator) -> Settings:
-    return Settings(
-        estimator=estimator,
-        weights=WeightScheme(
-            estimator=options.weights,
-            per_channel=not options.weights_per_tensor,
-            percentile=options.percentile,
-        ),
-        smoothing=_smoothing(options),
-        keep_float=tuple(options.keep_float),
-        int8_only=tuple(options.int8_only),
-        quantize_head=options.quantize_head,
-        attention=options.attention,  # type: ignore[arg-type]
-    )
-
-
-def _smoothing(options: BuildOptions) -> Smoothing | None:
-    if options.smooth != "none":
-        return Smoothing.named(options.smooth, options.smooth_alpha)
-    if options.smooth_alpha is not None:
-        raise ConfigError(
-            "--smooth-alpha without --smooth", fix="pass --smooth smoothquant or shift-scale"
-        )
-    return None
 
 
 def calibration_plan(model: str | None, options: CalibrationOptions) -> CalibrationPlan:
@@ -215,7 +191,8 @@ def calibration_plan(model: str | None, options: CalibrationOptions) -> Calibrat
         As :func:`plan_from_options`.
     """
     _check_options(options)
-    ESTIMATORS.load(options.calib)
+    name = options.calib or DEFAULT_ESTIMATOR
+    ESTIMATORS.load(name)
     embedded = str(Path(__file__).parents[1] / EMBEDDED_MODEL)
     source = source_from_argument(
         embedded if model is None else model,
@@ -234,8 +211,7 @@ def calibration_plan(model: str | None, options: CalibrationOptions) -> Calibrat
         source=source,
         source_sha256=source.sha256(),
         estimator=Estimator(
-            options.calib,
-            {"percentile": options.percentile} if options.calib == "percentile" else {},
+            name, {"percentile": options.percentile} if name == "percentile" else {}
         ),
         calib_data=calib_data,
         data_sha256=sha256_tree(calib_data) if calib_data else _embedded_data_name(),
@@ -319,7 +295,7 @@ def _sequence(options: CalibrationOptions, source: Source) -> int:
 
 
 def _out(options: BuildOptions, source: Source, data: Sequence[Path | None]) -> Path:
-    out = Path(options.out or default_out(options.model, options.calib))
+    out = Path(options.out or default_out(options))
     for what, path in (
         ("the working folder", Path.cwd()),
         ("the model", source.path),

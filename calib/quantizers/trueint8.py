@@ -5,6 +5,7 @@ Every rewrite of the float graph is proved equal on real data and calibrated ane
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ import onnx_ir as ir
 
 from calib.collector import channel_means, observe, operand_shapes
 from calib.covariance import Tensors, covariances
+from calib.estimators import ESTIMATORS
 from calib.placement import Placement
 from calib.qdq import insert_qdq
-from calib.quantization import Batch, Prepared, Request
-from calib.ranges import Ranges
+from calib.quantization import DEFAULT_ESTIMATOR, Batch, Prepared, Request, Settings
+from calib.quantizer import Peer, PeerRequest, check_estimator
+from calib.ranges import DataEntry, Estimator, Ranges
 from calib.readers import find_readers
 from calib.rounding import Rounded, readers_of_weights, rounded_weights
 from calib.schemes import params_of_range
@@ -27,6 +30,10 @@ from export.initializers import array_of
 from export.onnx_file import graph_sha256, load_clean, save_model
 from export.parity import compare_outputs
 from export.reference import open_reference
+from trueint8 import __version__
+
+TITLE = "TrueInt8"
+OWN = "it takes ranges by minmax"
 
 
 def quantize(request: Request, out: Path) -> Prepared:
@@ -44,6 +51,30 @@ def quantize(request: Request, out: Path) -> Prepared:
     return prepared
 
 
+def _quantize_alone(asked: PeerRequest) -> None:
+    """Do as a peer does: with the settings that are the default."""
+    check_estimator(TITLE, OWN, ESTIMATORS.names(), asked.estimator)
+    name = asked.estimator or DEFAULT_ESTIMATOR
+    options = {"percentile": asked.percentile} if name == "percentile" else {}
+    request = Request(
+        name=asked.graph.name,
+        graph=asked.graph,
+        modules_named=False,
+        batches=asked.batches,
+        entry=DataEntry("given", "", sum(map(_count, asked.batches)), 0, 0, 0, len(asked.batches)),
+        settings=Settings(Estimator(name, options), keep_float=tuple(asked.keep_float)),
+        ranges=None,
+        scratch=asked.scratch,
+        progress=asked.progress,
+        timed=lambda _: contextlib.nullcontext(),
+    )
+    quantize(request, asked.out)
+
+
+def _count(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
 def prepare(request: Request) -> Prepared:
     """Calibrate the graph and rewrite it as the settings ask.
 
@@ -53,7 +84,7 @@ def prepare(request: Request) -> Prepared:
     if request.ranges is not None:
         graph = load_clean(request.graph)
         shapes = operand_shapes(graph, request.batches[0])
-        common, special = request.place(graph, shapes)
+        common, special = request.place(graph), request.place_special(graph, shapes)
         digest = graph_sha256(request.graph)
         tensors = _tensors([common, *special.values()])
         ranges = request.ranges.restricted(tensors, request.settings.estimator, digest)
@@ -72,7 +103,7 @@ def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
         CalibrationError: If a range is unusable.
     """
     settings, quantized = request.settings, prepared.placement.quantized
-    covered = prepared.ranges.covered()
+    covered = prepared.statistics.covered()
     params = {t: params_of_range(t, covered[t]) for t in _tensors(prepared.placements)}
     graph = load_clean(prepared.graph)
     shifts = settings.smoothing is not None and settings.smoothing.shifts
@@ -97,7 +128,7 @@ def _rounded(prepared: Prepared, request: Request, graph: ir.Model, *, centred: 
 
     Where biases are corrected afterwards, the mean costs nothing, and moments are central.
     """
-    stats = prepared.ranges.stats
+    stats = prepared.statistics.stats
     readers = readers_of_weights(graph.graph, prepared.placement.quantized, stats)
     matrices = covariances(
         graph,
@@ -114,7 +145,7 @@ def _calibrated(request: Request, path: Path) -> Prepared:
     """Make a pass over a graph."""
     graph = load_clean(path)
     shapes = operand_shapes(graph, request.batches[0]) if request.special else {}
-    common, special = request.place(graph, shapes)
+    common, special = request.place(graph), request.place_special(graph, shapes)
     placements = [common, *special.values()]
     seen = observe(
         graph,
@@ -139,14 +170,14 @@ def _smoothed(request: Request, before: Prepared) -> Prepared:
         graph = load_clean(before.graph)
         how = request.settings.smoothing
         chosen = _chosen(request, before, graph) if how.method == AUTO else how
-        moved = smooth(graph, before.placement.quantized, before.ranges.stats, chosen)
+        moved = smooth(graph, before.placement.quantized, before.statistics.stats, chosen)
         _save_equal(graph, before.graph, path, request.batches[0])
     return replace(_calibrated(request, path), moved=moved)
 
 
 def _chosen(request: Request, before: Prepared, graph: ir.Model) -> dict[str, Smoothing | None]:
     """Choose a smoothing for each activation whose channels' extremes are known."""
-    stats, weights = before.ranges.stats, request.settings.weights
+    stats, weights = before.statistics.stats, request.settings.weights
     readers: dict[Tensors, list[np.ndarray]] = {
         (str(r.value.name),): [array_of(n.inputs[1]) for n in r.nodes]
         for r in find_readers(graph.graph, before.placement.quantized)
@@ -184,3 +215,6 @@ def _save_equal(graph: ir.Model, before: Path, after: Path, batch: Batch) -> Non
 def _outputs(path: Path, batch: Batch) -> dict[str, np.ndarray]:
     with open_reference(path) as run:
         return run(batch)
+
+
+QUANTIZER = Peer(TITLE, tuple(ESTIMATORS.names()), OWN, lambda _: __version__, _quantize_alone)

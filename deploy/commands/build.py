@@ -57,18 +57,32 @@ class BuildOptions(CalibrationOptions):
     golden_from_calib: bool = option(
         False, type=bool, help="Store calibration inputs as golden inputs; they may be private."
     )
-    smooth: str = option(
-        "none",
-        type=click.Choice(["none", "smoothquant", "shift-scale"]),
-        help="Move outliers of activations into weights before quantization.",
+    quantizer: str = option(
+        "trueint8",
+        help="Who inserts Q/DQ: trueint8, onnxruntime, onnxruntime-dynamic, modelopt or nncf.",
+    )
+    modelopt_python: str | None = option(
+        help="Interpreter of the environment that --quantizer modelopt runs in."
+    )
+    smooth: str | None = option(
+        type=click.Choice(["none", "smoothquant", "shift-scale", "auto"]),
+        help="Move outliers of activations into weights before quantization.  [default: auto: "
+        "shift and scale, each activation at the strength that serves it best]",
     )
     smooth_alpha: float | None = option(
         type=float,
         help="Strength, 0 to 1.  [default: 0.5 for smoothquant, 0.9 for shift-scale]",
     )
-    weights: str = option("minmax", help="Estimator of weights: minmax, percentile or mse.")
+    weights: str | None = option(
+        help="Estimator of weights: minmax, percentile or mse.  [default: minmax]"
+    )
     weights_per_tensor: bool = option(
         False, type=bool, help="One scale per weight instead of one per output channel."
+    )
+    rounding: str | None = option(
+        type=click.Choice(["nearest", "gptq"]),
+        help="Of weights; gptq makes up for each channel's error in the channels after it.  "
+        "[default: gptq]",
     )
     keep_float: tuple[str, ...] = option(
         many=True,
@@ -79,11 +93,10 @@ class BuildOptions(CalibrationOptions):
         many=True, help="Pattern of the only matmuls to quantize; repeatable."
     )
     quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
-    attention: str = option(
-        "auto",
+    attention: str | None = option(
         type=click.Choice(["auto", "int8", "float"]),
         help="The matmuls between activations; auto: INT8 where the engine fuses them into one "
-        "kernel.",
+        "kernel.  [default: auto]",
     )
     fp32_rest: bool = option(
         False,
@@ -216,17 +229,18 @@ def _effective(options: BuildOptions, name: str, origin: str) -> tuple[Any, str]
         embedded = options.model is None
         return (EMBEDDED_TEXT, "embedded default") if embedded else (None, "missing: required")
     if name == "out":
-        return default_out(options.model, options.calib), origin
+        return default_out(options), origin
     return {"seq_len": "128, or the model's positions if fewer", "golden": "drawn"}.get(
         name
     ), origin
 
 
-def default_out(model: str | None, calib: str) -> Path:
-    """Return the bundle folder used when none is given; ``model`` is None for the embedded one."""
-    path = Path((model or "encoder").rpartition(":")[2])
+def default_out(options: BuildOptions) -> Path:
+    """Return the bundle folder used when none is given."""
+    path = Path((options.model or "encoder").rpartition(":")[2])
     name = path.stem if path.suffix == ".onnx" else path.resolve().name
-    return Path("bundles") / f"{name}-int8-{calib}"
+    made = "minmax" if options.quantizer == "trueint8" else options.quantizer
+    return Path("bundles") / f"{name}-int8-{options.calib or made}"
 
 
 COMMAND = command_from_options(BuildOptions, run, help=HELP, configurable=True)

@@ -30,8 +30,8 @@ Examples:
 class CalibrationOptions:
     """What ``deploy calibrate`` and ``deploy build`` share, but for the model."""
 
-    calib: str = option(
-        "percentile", help="Estimator: minmax, running-minmax, percentile, mse or entropy."
+    calib: str | None = option(
+        help="Estimator: minmax, running-minmax, percentile, mse or entropy.  [default: minmax]"
     )
     percentile: float = option(
         99.99, type=float, help="Percent of |x| that --calib percentile covers, 0 < q <= 100."

@@ -22,7 +22,13 @@ _EXTERNAL_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 _MAKES_FLOAT_GEMMS = "MatMulAddFusion"
 """Makes a Gemm of a 2-D MatMul with a float bias; that Gemm has no integer kernel."""
 
-_INT8_OPERATORS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm"}
+_INT8_OPERATORS = {
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "QGemm",
+    "QLinearMatMul",
+}
 _FLOAT_OPERATORS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
 _DTYPES = {
     "tensor(int64)": np.int64,

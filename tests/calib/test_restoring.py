@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -15,7 +13,6 @@ from calib.restoring import restore_float
 from calib.smoothing import correct_biases
 from calib.weights import WeightScheme
 from export.matmuls import find_matmuls
-from export.onnx_file import save_model
 from export.passes.simulate import Simulate
 from tests.calib.test_smoothing import batches, block, outputs, parameters, placed
 from trueint8.errors import ConfigError
@@ -24,9 +21,9 @@ from trueint8.progress import Silence
 NAMES = ("q", "k", "v", "o", "fc1", "fc2")
 
 
-def quantized(folder: Path, kept: tuple[str, ...], means: dict[str, ChannelMeans]) -> ir.Model:
+def quantized(kept: tuple[str, ...], means: dict[str, ChannelMeans]) -> ir.Model:
     """Return the Q/DQ graph of all but ``kept``, with corrected biases where means are given."""
-    params = parameters(block(), folder)
+    params = parameters(block())
     model = block()
     placement: Placement = place_qdq(
         find_matmuls(model, modules_named=False), quantize_head=True, keep_float=kept
@@ -42,36 +39,31 @@ def simulated(model: ir.Model) -> np.ndarray:
     return outputs(model)
 
 
-def measured_means(folder: Path) -> dict[str, ChannelMeans]:
-    path = folder / "float.onnx"
-    save_model(block(), path)
-    params = parameters(block(), folder)
-    return channel_means(path, params, batches(), scratch=folder, progress=Silence())
+def measured_means() -> dict[str, ChannelMeans]:
+    return channel_means(block(), parameters(block()), batches(), progress=Silence())
 
 
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("kept", [("q",), ("o", "fc1"), NAMES[:-1]])
-def test_restoring_some_is_quantizing_the_others(
-    kept: tuple[str, ...], corrected: bool, tmp_path: Path
-) -> None:
-    means = measured_means(tmp_path) if corrected else {}
-    restored = quantized(tmp_path, (), means)
+def test_restoring_some_is_quantizing_the_others(kept: tuple[str, ...], corrected: bool) -> None:
+    means = measured_means() if corrected else {}
+    restored = quantized((), means)
     restore_float(restored, block(), kept)
-    fresh = quantized(tmp_path, kept, means)
+    fresh = quantized(kept, means)
     assert [n.op_type for n in restored.graph].count("QuantizeLinear") == [
         n.op_type for n in fresh.graph
     ].count("QuantizeLinear")
     np.testing.assert_array_equal(simulated(restored), simulated(fresh))
 
 
-def test_restoring_all_is_the_float_graph(tmp_path: Path) -> None:
-    model = quantized(tmp_path, (), measured_means(tmp_path))
+def test_restoring_all_is_the_float_graph() -> None:
+    model = quantized((), measured_means())
     restore_float(model, block(), NAMES)
     np.testing.assert_array_equal(outputs(model), outputs(block()))
     assert not {"QuantizeLinear", "DequantizeLinear"} & {n.op_type for n in model.graph}
 
 
-def test_a_graph_of_another_form_is_refused(tmp_path: Path) -> None:
+def test_a_graph_of_another_form_is_refused() -> None:
     for name in ("q", "nothing"):
         with pytest.raises(ConfigError, match=f"matmul '{name}' is not quantized in the form"):
             restore_float(block(), block(), [name])
@@ -79,4 +71,4 @@ def test_a_graph_of_another_form_is_refused(tmp_path: Path) -> None:
     assert placed(other).quantized
     other.graph.node("q").name = "renamed"
     with pytest.raises(ConfigError, match="'q' is not quantized in the form"):
-        restore_float(quantized(tmp_path, (), {}), other, ["q"])
+        restore_float(quantized((), {}), other, ["q"])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from calib.collector import observe
@@ -15,7 +14,7 @@ from calib.schemes import INT8, Scheme
 from calib.simulation import round_operands
 from calib.weights import WeightScheme
 from export.matmuls import find_matmuls
-from export.onnx_file import model_bytes, save_model
+from export.onnx_file import model_bytes
 from export.passes.simulate import Simulate
 from export.reference import open_reference
 from tests.calib.test_smoothing import batches, block, outputs, parameters, placed
@@ -26,8 +25,8 @@ ONE = "g (float[b, t, 16] x) => (float[b, t, 8] y) { [one] y = MatMul(x, w) }"
 WEIGHT = normal(1, 16, 8)
 
 
-def ranges_of(path: Path, tensors: list[str], folder: Path) -> Ranges:
-    seen = observe(path, tensors, batches(), scratch=folder, progress=Silence())
+def ranges_of(model: ir.Model, tensors: list[str]) -> Ranges:
+    seen = observe(model, tensors, batches(), progress=Silence())
     return Ranges("", Estimator("minmax"), [], seen.stats)
 
 
@@ -40,13 +39,9 @@ def symmetric(values: np.ndarray, bits: int, amax: np.ndarray | float) -> np.nda
 @pytest.mark.parametrize(
     ("activations", "weights"), [(2, 16), (4, None), (None, 3), (6, 4), (16, 16)]
 )
-def test_any_width_is_what_numpy_makes_of_it(
-    activations: int | None, weights: int | None, tmp_path: Path
-) -> None:
+def test_any_width_is_what_numpy_makes_of_it(activations: int | None, weights: int | None) -> None:
     model = graph_from_text(ONE, {"w": WEIGHT})
-    path = tmp_path / "model.onnx"
-    save_model(model, path)
-    ranges = ranges_of(path, ["x"], tmp_path)
+    ranges = ranges_of(model, ["x"])
     round_operands(
         model,
         place_qdq(find_matmuls(model, modules_named=False), quantize_head=True),
@@ -65,22 +60,18 @@ def test_any_width_is_what_numpy_makes_of_it(
     np.testing.assert_allclose(found, x @ w, atol=2e-3 if 16 in (activations, weights) else 1e-4)
 
 
-def test_eight_bits_are_the_qdq_graph(tmp_path: Path) -> None:
+def test_eight_bits_are_the_qdq_graph() -> None:
     expected, model = block(), block()
-    insert_qdq(expected, placed(expected), parameters(expected, tmp_path))
+    insert_qdq(expected, placed(expected), parameters(expected))
     Simulate()(expected)
-    path = tmp_path / "again.onnx"
-    save_model(model, path)
-    ranges = ranges_of(path, placed(model).tensors, tmp_path)
+    ranges = ranges_of(model, placed(model).tensors)
     round_operands(model, placed(model), ranges=ranges, activations=INT8, weights=WeightScheme())
     np.testing.assert_array_equal(outputs(model), outputs(expected))
 
 
-def test_fewer_bits_lose_more(tmp_path: Path) -> None:
+def test_fewer_bits_lose_more() -> None:
     exact = outputs(block())
-    path = tmp_path / "model.onnx"
-    save_model(block(), path)
-    ranges = ranges_of(path, placed(block()).tensors, tmp_path)
+    ranges = ranges_of(block(), placed(block()).tensors)
     errors = []
     for bits in (12, 8, 6, 4, 2):
         model = block()

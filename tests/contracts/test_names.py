@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from attention.variant import Layer
 from attention.variants import VARIANTS
 from calib.estimators import ESTIMATORS
+from calib.quantizers import QUANTIZERS
 from calib.schemes import Scheme
 from calib.stats import TensorStats
 from deploy.cli import group
@@ -27,7 +28,7 @@ from deploy.reporting.page import SECTIONS
 from tests.contracts.outside import ROOT
 from trueint8.registry import Registry
 
-REGISTRIES = (VARIANTS, ESTIMATORS, ENGINES, COMMANDS, SECTIONS)
+REGISTRIES = (VARIANTS, ESTIMATORS, QUANTIZERS, ENGINES, COMMANDS, SECTIONS)
 EVERY = [(registry, name) for registry in REGISTRIES for name in registry.names()]
 IDS = [f"{registry.kind}-{name}" for registry, name in EVERY]
 

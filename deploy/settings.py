@@ -1,0 +1,102 @@
+"""Options that say how to quantize, to settings; and what a quantizer by others cannot be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from calib.quantization import Settings
+from calib.quantizer import Peer, check_estimator
+from calib.quantizers import QUANTIZERS
+from calib.ranges import Estimator
+from calib.smoothing import AUTO, Smoothing
+from calib.weights import WeightScheme
+from deploy.commands.build import BuildOptions
+from trueint8.errors import ConfigError
+
+OURS = "trueint8"
+
+_OURS_ONLY = (
+    "ranges", "smooth", "smooth_alpha", "weights", "weights_per_tensor", "rounding", "target_drop",
+    "attention",
+)  # fmt: skip
+"""Options that only our quantizer reads; their default is None or False."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizerChoice:
+    """A quantizer by others.
+
+    ``estimator`` is one it has, or None for its own choice; ``python`` runs it if it needs an
+    environment of its own.
+    """
+
+    name: str
+    version: str
+    estimator: str | None
+    percentile: float
+    python: Path | None
+
+    @property
+    def peer(self) -> Peer:
+        """What is registered under the name."""
+        peer: Peer = QUANTIZERS.load(self.name)
+        return peer
+
+
+def quantizer_from_options(options: BuildOptions) -> QuantizerChoice | None:
+    """Return the quantizer by others that was asked for, or None for ours.
+
+    Raises:
+        UnknownName: If there is no such quantizer.
+        ConfigError: If it has no such estimator, or another option is for ours alone.
+        MissingDependency: If it is not installed.
+    """
+    peer: Peer = QUANTIZERS.load(options.quantizer)
+    python = Path(options.modelopt_python).expanduser() if options.modelopt_python else None
+    if options.quantizer == OURS:
+        return None
+    for name in _OURS_ONLY:
+        if getattr(options, name) not in (None, False):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for our own quantizer, not for {peer.title}",
+                fix=f"leave it out, or leave --quantizer {options.quantizer} out",
+            )
+    check_estimator(peer.title, peer.own, peer.estimators, options.calib)
+    return QuantizerChoice(
+        options.quantizer, peer.version(python), options.calib, options.percentile, python
+    )
+
+
+def settings_from_options(options: BuildOptions, estimator: Estimator) -> Settings:
+    """Return how our quantizer is to work.
+
+    Raises:
+        UnknownName: If a name is unknown.
+        ConfigError: If a number is out of range.
+    """
+    return Settings(
+        estimator=estimator,
+        weights=WeightScheme(
+            estimator=options.weights or "minmax",
+            per_channel=not options.weights_per_tensor,
+            percentile=options.percentile,
+            rounding=options.rounding or "gptq",  # type: ignore[arg-type]
+        ),
+        smoothing=_smoothing(options),
+        keep_float=tuple(options.keep_float),
+        int8_only=tuple(options.int8_only),
+        quantize_head=options.quantize_head,
+        attention=options.attention or "auto",  # type: ignore[arg-type]
+    )
+
+
+def _smoothing(options: BuildOptions) -> Smoothing | None:
+    if options.smooth_alpha is not None and options.smooth in (None, AUTO, "none"):
+        raise ConfigError(
+            "--smooth-alpha without a method",
+            fix="pass --smooth smoothquant or shift-scale with it",
+        )
+    if options.smooth == "none":
+        return None
+    return Smoothing.named(options.smooth or AUTO, options.smooth_alpha)
