@@ -47,6 +47,7 @@ def observe(
     start: Mapping[str, TensorStats] | None = None,
     done: int = 0,
     keep: Keep | None = None,
+    token_axes: Mapping[str, int] | None = None,
 ) -> Observation:
     """Run all batches once; only one batch's activations are in memory at a time.
 
@@ -60,6 +61,8 @@ def observe(
         start: Statistics of the first ``done`` batches, which are left out.
         done: How many batches ``start`` holds.
         keep: Called now and then with the statistics so far and the number of batches in them.
+        token_axes: The axis of tokens in tensors of attentions; others are (B, T, ...) or
+            (B·T, C).
 
     Raises:
         CalibrationError: If an activation is NaN or infinite; names it.
@@ -68,7 +71,7 @@ def observe(
     kept = time.monotonic()
 
     def add(name: str, values: np.ndarray, mask: np.ndarray | None) -> int:
-        return collecting[name].add(unpadded(values, mask))
+        return collecting[name].add(unpadded(values, mask, (token_axes or {}).get(name)))
 
     with (
         progress.step("calibrate", total=len(batches)) as advance,
@@ -158,6 +161,8 @@ def instrumented(
     with open_reference(observed) as run:
 
         def shapes_of(batch: Batch) -> dict[str, tuple[int, ...]]:
+            if not shapes:
+                return {}
             one = batch if fixed else {k: v[:1] for k, v in batch.items()}
             found = run(one, list(shapes.values()))
             return {name: tuple(found[output].tolist()) for name, output in shapes.items()}
@@ -201,8 +206,15 @@ def _operands(graph: ir.Graph) -> list[str]:
     return sorted(found)
 
 
-def unpadded(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Drop padded positions of (B, T, ...) and of (B·T, C); leave any other shape whole."""
+def unpadded(values: np.ndarray, mask: np.ndarray | None, axis: int | None = None) -> np.ndarray:
+    """Drop padded positions of (B, T, ...) and of (B·T, C); leave any other shape whole.
+
+    With ``axis`` the tokens lie there and go to the second axis; the first is B or B·H.
+    """
+    if axis is not None:
+        values = np.moveaxis(values, axis, 1)
+        heads, rest = divmod(len(values), len(mask)) if mask is not None else (1, 0)
+        mask = mask if mask is None or rest else np.repeat(mask, heads, axis=0)
     if mask is None or mask.all():
         return values
     kept = values

@@ -11,10 +11,11 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.grouping import Grouping
-from calib.placement import Placement, place_qdq
+from calib.placement import Extent, Mode, Placement, Rules, judge_attentions, place_qdq
 from calib.ranges import DataEntry, Estimator, Ranges
 from calib.smoothing import AUTO, Smoothing
 from calib.weights import WeightScheme
+from export.attentions import find_attentions, static_shapes
 from export.matmuls import find_matmuls
 from trueint8.errors import BuildError
 from trueint8.progress import Progress
@@ -37,6 +38,7 @@ class Settings:
         keep_float: Shell patterns of matmuls that stay in float.
         int8_only: Shell patterns; if any is given, all other matmuls stay in float.
         quantize_head: Whether the language-model head is quantized too.
+        attention: Whether attentions are quantized: ``auto`` where an engine fuses them.
     """
 
     estimator: Estimator
@@ -46,6 +48,7 @@ class Settings:
     keep_float: tuple[str, ...] = ()
     int8_only: tuple[str, ...] = ()
     quantize_head: bool = False
+    attention: Mode = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Request:
         scratch: A folder for files of its own.
         progress: Where progress is shown.
         timed: Takes the time of a named block.
+        special: Rules of engines that may want another placement than the common graph's.
+        longest: Most tokens an engine is built for, 0 where no input counts tokens.
     """
 
     name: str
@@ -75,18 +80,37 @@ class Request:
     scratch: Path
     progress: Progress
     timed: Callable[[str], AbstractContextManager[None]]
+    special: Mapping[str, Rules] = field(default_factory=dict)
+    longest: int = 0
 
     def place(self, graph: ir.Model) -> Placement:
-        """Decide which matmuls of a graph get Q/DQ.
+        """Decide which matmuls of a graph get Q/DQ in the common Q/DQ graph.
 
         Raises:
             BuildError: If none does.
         """
+        return self._place(graph, Rules(), Extent({}, self.longest, static_shapes(graph)))
+
+    def place_special(
+        self, graph: ir.Model, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Placement]:
+        """Decide the same for each of the special rules, by name.
+
+        Args:
+            graph: The float graph.
+            shapes: Of every matmul's operands.
+        """
+        extent = Extent(shapes, self.longest, static_shapes(graph))
+        return {name: self._place(graph, rules, extent) for name, rules in self.special.items()}
+
+    def _place(self, graph: ir.Model, rules: Rules, extent: Extent) -> Placement:
+        settings = self.settings
         placement = place_qdq(
             find_matmuls(graph, modules_named=self.modules_named),
-            quantize_head=self.settings.quantize_head,
-            keep_float=self.settings.keep_float,
-            int8_only=self.settings.int8_only,
+            quantize_head=settings.quantize_head,
+            keep_float=settings.keep_float,
+            int8_only=settings.int8_only,
+            attentions=judge_attentions(find_attentions(graph), rules, extent, settings.attention),
         )
         if not placement.quantized:
             raise BuildError(
@@ -104,11 +128,12 @@ class Prepared:
         graph: The float graph that Q/DQ go into: the given one, or one of equal function.
         observed: The float graph that was observed: the same, or one whose activations leave out
             channels that are multiplied in float.
-        placement: Decisions for its matmuls.
+        placement: Decisions for its matmuls in the common Q/DQ graph.
         ranges: Statistics of the placed activations; None for a quantizer by others.
         shapes: Of every matmul's operands for one sequence.
         moved: Where the factors of each smoothed activation went.
         grouped: How the channels of each activation that was split were sorted.
+        special: Decisions by name of the request's special rules.
     """
 
     graph: Path
@@ -118,6 +143,20 @@ class Prepared:
     shapes: Mapping[str, tuple[int, ...]]
     moved: Mapping[str, str] = field(default_factory=dict)
     grouped: Mapping[str, str] = field(default_factory=dict)
+    special: Mapping[str, Placement] = field(default_factory=dict)
+
+    @property
+    def placements(self) -> list[Placement]:
+        """All decisions, the common graph's first."""
+        return [self.placement, *self.special.values()]
+
+    def file_of(self, name: str, out: Path) -> Path:
+        """Return the Q/DQ graph of special rules: ``out``, or ``model.int8.NAME.onnx`` beside it.
+
+        The second where other tensors are quantized than in the common graph.
+        """
+        differs = self.special[name].attentions != self.placement.attentions
+        return out.with_suffix(f".{name}{out.suffix}") if differs else out
 
     @property
     def statistics(self) -> Ranges:

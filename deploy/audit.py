@@ -66,7 +66,7 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
             f"{bundle.path} has no engine {name!r}",
             fix=f"choose one of: {', '.join(bundle.manifest.engines)}",
         )
-    matmuls = bundle.manifest.matmuls
+    matmuls = bundle.manifest.matmuls_of(name)
     executed = ENGINES.load(name).audit(
         bundle.engine_folder(name), {m.name: m.returns for m in matmuls}
     )

@@ -17,7 +17,13 @@ from calib.quantization import Request as Quantization
 from calib.ranges import DataEntry, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
-from deploy.compiling import Steps, build_engines
+from deploy.compiling import (
+    Steps,
+    build_engines,
+    engine_shapes,
+    longest_sequence,
+)
+from deploy.engine_graphs import special_rules
 from deploy.exporting import copy_tokenizer
 from deploy.float_graph import write_float_graph
 from deploy.golden import draw_inputs, write_golden
@@ -35,6 +41,7 @@ from deploy.quantizing import quantize
 from deploy.search.candidates import Quantized
 from deploy.search.planning import SearchPlan
 from deploy.search.searching import Subject, search_placement, with_kept
+from deploy.sessions import Shapes
 from deploy.settings import OURS
 from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, save_model
@@ -86,8 +93,9 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     for warning in warnings:
         progress.say(f"warning: {warning}")
     graph = load_clean(folder / layout.FLOAT_GRAPH)
+    shapes = engine_shapes(inputs, samples.batches[0], plan.source.max_positions)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        request = _quantization(folder, plan, samples, Path(scratch), steps, progress)
+        request = _quantization(folder, plan, samples, shapes, Path(scratch), steps, progress)
         found = None
         if plan.search is None:
             prepared = quantize(plan, request, folder / layout.INT8_GRAPH)
@@ -103,7 +111,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     with storage_errors(folder):
         if prepared.ranges is not None:
             (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
-    engines = build_engines(folder, plan, inputs, prepared.placement, samples, steps, progress)
+    engines = build_engines(folder, plan, shapes, prepared, samples, steps, progress)
     if plan.source.tokenizer is not None:
         (folder / layout.TOKENIZER).mkdir()
         copy_tokenizer(plan.source, folder / layout.TOKENIZER)
@@ -136,6 +144,7 @@ def _quantization(
     folder: Path,
     plan: BuildPlan,
     samples: Samples,
+    shapes: Shapes,
     scratch: Path,
     steps: Steps,
     progress: Progress,
@@ -151,6 +160,8 @@ def _quantization(
         scratch=scratch,
         progress=progress,
         timed=steps.timed,
+        special=special_rules(plan.engines),
+        longest=longest_sequence(shapes),
     )
 
 
@@ -172,9 +183,15 @@ def _search(
         amount=plan.amount,
     )
     found = search_placement(subject, search, request.scratch, request.progress)
-    subject.graphs.write(found.kept, folder / layout.INT8_GRAPH)
-    placement = with_kept(prepared.placement, found.kept, search.target_drop)
-    return replace(prepared, placement=placement), found
+    kept, drop = found.kept, search.target_drop
+    whole, out = subject.graphs.int8_graph, folder / layout.INT8_GRAPH
+    for special in {None, *prepared.special}:
+        source = prepared.file_of(special, whole) if special else whole
+        target = prepared.file_of(special, out) if special else out
+        replace(subject.graphs, int8_graph=source).write(kept, target)
+    placed = with_kept(prepared.placement, kept, drop)
+    others = {name: with_kept(p, kept, drop) for name, p in prepared.special.items()}
+    return replace(prepared, placement=placed, special=others), found
 
 
 def _matmul_entries(prepared: Prepared) -> list[MatMulEntry]:

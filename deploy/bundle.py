@@ -56,6 +56,10 @@ class Bundle:
         folder = self.path / TOKENIZER
         return folder if folder.is_dir() else None
 
+    def quantized_graph(self, engine: str) -> Path:
+        """Return the Q/DQ graph that an engine was built from, with FP32 outside Q/DQ."""
+        return self.path / self.manifest.engines[engine].graph
+
     def engine_folder(self, name: str) -> Path:
         """Return where an engine's files are."""
         return self.path / ENGINE / name

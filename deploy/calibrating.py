@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from calib.collector import observe
-from calib.placement import place_qdq
+from calib.placement import Placement, place_qdq
 from calib.ranges import DataEntry, Ranges, entry_from, ranges_bytes, read_ranges
 from calib.stats import TensorStats
 from deploy import bundle as layout
 from deploy.float_graph import write_float_graph
 from deploy.planning import CalibrationPlan
+from export.attentions import find_attentions
 from export.matmuls import find_matmuls
 from export.onnx_file import graph_sha256, load_clean
 from trueint8.artifacts import write_atomically
@@ -45,8 +48,10 @@ def calibrate(plan: CalibrationPlan, out: Path, *, force: bool, progress: Progre
             progress.say(f"warning: {warning}")
         path = folder / layout.FLOAT_GRAPH
         graph = load_clean(path)
-        matmuls = find_matmuls(graph, modules_named=plan.source.kind == "checkpoint")
-        tensors = place_qdq(matmuls, quantize_head=True).tensors
+        placement = _everything(graph, named=plan.source.kind == "checkpoint")
+        tensors = list(
+            dict.fromkeys([*placement.tensors, *(a.outputs[0] for a in placement.attentions)])
+        )
         if not tensors:
             raise BuildError(
                 f"{plan.source.name} has no matmul with weights to quantize",
@@ -69,12 +74,22 @@ def calibrate(plan: CalibrationPlan, out: Path, *, force: bool, progress: Progre
             progress=progress,
             start=start.stats if start else None,
             done=start.data[0].batches if start else 0,
+            token_axes=placement.token_axes,
             keep=lambda stats, done: write_atomically(partial, ranges_bytes(known(stats, done))),
         )
     ranges = replace(whole, stats=seen.stats)
     write_atomically(out, ranges_bytes(ranges))
     partial.unlink(missing_ok=True)
     return ranges
+
+
+def _everything(graph: ir.Model, *, named: bool) -> Placement:
+    """Return a placement of all that any build could quantize."""
+    return place_qdq(
+        find_matmuls(graph, modules_named=named),
+        quantize_head=True,
+        attentions={a: a.obstacle for a in find_attentions(graph)},
+    )
 
 
 def merge_files(paths: Sequence[Path], out: Path, *, force: bool) -> Ranges:

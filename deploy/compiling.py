@@ -13,8 +13,9 @@ import numpy as np
 
 from calib.data import Samples
 from calib.inputs import GraphInput
-from calib.placement import Placement
+from calib.quantization import Prepared
 from deploy import bundle as layout
+from deploy.engine_graphs import decisions, engine_graph, simulated_outputs
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.manifest import EngineEntry
@@ -45,8 +46,8 @@ class Steps:
 def build_engines(
     folder: Path,
     plan: BuildPlan,
-    inputs: list[GraphInput],
-    placement: Placement,
+    shapes: Shapes,
+    prepared: Prepared,
     samples: Samples,
     steps: Steps,
     progress: Progress,
@@ -54,10 +55,10 @@ def build_engines(
     """Build, audit and run every engine of the plan inside an unfinished bundle.
 
     Args:
-        folder: The unfinished bundle, which holds both graphs.
+        folder: The unfinished bundle, which holds all graphs.
         plan: Names the engines.
-        inputs: Inputs of the graph.
-        placement: The matmuls to audit.
+        shapes: Of each input, that every engine must accept.
+        prepared: The decisions the graphs were made with.
         samples: Calibration batches; the first is run.
         steps: Gets the seconds of each engine.
         progress: Where progress is shown.
@@ -70,7 +71,7 @@ def build_engines(
         CalibrationError: If an INT8 engine gives NaN or infinite values.
         StorageError: If the disk is full.
     """
-    names = {s.matmul.name: s.matmul.returns for s in placement.sites}
+    names = {s.matmul.name: s.matmul.returns for s in prepared.placement.sites}
     batch = samples.batches[0]
     with open_reference(folder / layout.FLOAT_GRAPH) as run:
         expected = run(batch)
@@ -80,25 +81,31 @@ def build_engines(
         engine: Engine = ENGINES.load(name)
         target = folder / layout.ENGINE / name
         target.mkdir(parents=True)
-        with steps.timed(f"build {name}"), _full_disk_told(target, needed):
-            engine.build(
-                BuildRequest(
-                    int8_graph=folder / layout.INT8_GRAPH,
-                    folder=target,
-                    shapes=engine_shapes(inputs, batch, plan.source.max_positions),
-                    progress=progress,
-                )
-            )
+        graph, reasons = decisions(engine, plan.engines, prepared, folder / layout.INT8_GRAPH)
+        half = engine.placement.rest == "fp16" and not plan.fp32_rest
+        with (
+            steps.timed(f"build {name}"),
+            _full_disk_told(target, needed),
+            engine_graph(engine, graph, prepared.shapes, batch, half=half) as typed,
+        ):
+            engine.build(BuildRequest(typed, target, shapes, progress))
         title = f"check {name}"
         with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
             audit = engine.audit(target, names)
-            cosine = _cosine(engine, target, batch, expected) if engine.runs_here else None
+            if engine.runs_here:
+                outputs = _run(engine, target, batch)
+            else:
+                outputs = simulated_outputs(graph, batch)
+            cosine = _cosine(outputs, expected)
         entries[name] = EngineEntry(
             version=engine.version(),
             runs_here=engine.runs_here,
-            rest=engine.int8_rest(),
+            rest=engine.int8_rest() if half or not engine.placement.rest else "fp32",
+            graph=graph.name,
+            reasons=reasons,
             int8_matmuls=sum(p == "int8" for p in audit.values()),
-            cosine=cosine,
+            cosine=cosine if engine.runs_here else None,
+            simulated_cosine=None if engine.runs_here else cosine,
         )
     return entries
 
@@ -119,17 +126,8 @@ def _full_disk_told(folder: Path, needed: int) -> Iterator[None]:
         raise
 
 
-def _cosine(
-    engine: Engine,
-    folder: Path,
-    batch: Mapping[str, np.ndarray],
-    expected: Mapping[str, np.ndarray],
-) -> float:
-    """Run the engine from the files just written, so that none is sealed broken.
-
-    Returns:
-        Cosine of all its outputs, taken as one vector, to the float graph's.
-    """
+def _run(engine: Engine, folder: Path, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Run the engine from the files just written, so that none is sealed broken."""
     configuration = Configuration("int8", engine.int8_rest())
     with engine.open(folder, configuration, default_threads()) as session:
         outputs = session.run(batch)
@@ -139,6 +137,11 @@ def _cosine(
                 f"the INT8 engine {engine.name} gives NaN or infinite values in {name!r}",
                 fix="try another --calib or a higher --percentile",
             )
+    return outputs
+
+
+def _cosine(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    """Return the cosine of all outputs, taken as one vector, to the float graph's."""
     pairs = [(outputs[n].astype(np.float64), e.astype(np.float64)) for n, e in expected.items()]
     dot = sum(float((a * b).sum()) for a, b in pairs)
     squares = [sum(float((p[i] ** 2).sum()) for p in pairs) for i in (0, 1)]
@@ -162,6 +165,11 @@ def engine_shapes(
         smallest = (*(1 for _ in usual[:2]), *usual[2:])
         shapes[item.name] = (_fixed(item, smallest), usual, _fixed(item, largest))
     return shapes
+
+
+def longest_sequence(shapes: Shapes) -> int:
+    """Return the most tokens among inputs of token ids (B, T), or 0 if there are none."""
+    return max((largest[1] for *_, largest in shapes.values() if len(largest) == 2), default=0)
 
 
 def _fixed(item: GraphInput, shape: tuple[int, ...]) -> tuple[int, ...]:

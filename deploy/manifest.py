@@ -81,10 +81,21 @@ class EngineEntry(Record):
     version: str
     runs_here: bool = Field(description="False: BUILT for hardware that is not here.")
     rest: str = Field(description="Precision of what is not INT8.")
+    graph: str = Field(default="model.int8.onnx", description="The Q/DQ graph it was built from.")
+    reasons: dict[str, str] | None = Field(
+        default=None,
+        description="Why matmuls are not quantized in that graph, empty where they are; null "
+        "where `matmuls` says it.",
+    )
     int8_matmuls: int
     cosine: float | None = Field(
         description="MEASURED: of all outputs on the first calibration batch to the float graph's; "
         "null for an engine that was not run."
+    )
+    simulated_cosine: float | None = Field(
+        default=None,
+        description="SIMULATED: the same of its Q/DQ graph in float arithmetic, for an engine that "
+        "was not run.",
     )
 
 
@@ -171,6 +182,13 @@ class Manifest(Record):
     def graph_inputs(self) -> list[GraphInput]:
         """Return the inputs as the data loader wants them."""
         return [GraphInput(i.name, np.dtype(i.dtype), tuple(i.shape)) for i in self.inputs]
+
+    def matmuls_of(self, engine: str) -> list[MatMulEntry]:
+        """Return all matmuls with the decisions of the graph that an engine was built from."""
+        reasons = self.engines[engine].reasons or {}
+        return [
+            m.model_copy(update={"reason": reasons.get(m.name, m.reason)}) for m in self.matmuls
+        ]
 
     @property
     def calibration_label(self) -> str:

@@ -101,6 +101,7 @@ class BuildPlan(CalibrationPlan):
     golden: Path | None
     golden_from_calib: bool
     settings: Settings
+    fp32_rest: bool
     quantizer: QuantizerChoice | None
     search: SearchPlan | None
     force: bool
@@ -127,6 +128,8 @@ class BuildPlan(CalibrationPlan):
             "keep-float": list(settings.keep_float),
             "int8-only": list(settings.int8_only),
             "quantize-head": settings.quantize_head,
+            "attention": settings.attention,
+            "fp32-rest": self.fp32_rest,
             "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
             "search": self.search.request() if self.search else None,
             "engines": self.engine_versions,
@@ -175,6 +178,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         golden=golden,
         golden_from_calib=options.golden_from_calib,
         settings=settings_from_options(options, plan.estimator),
+        fp32_rest=options.fp32_rest,
         quantizer=quantizer,
         search=search_plan(options, engines, plan.calib_data),
         force=options.force,

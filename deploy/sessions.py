@@ -11,6 +11,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 
 from calib.inputs import GraphInput
+from calib.placement import Rules
 from trueint8.progress import Progress
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -77,6 +78,9 @@ class Engine(Protocol):
     name: str
     runs_here: bool
     """Whether this machine can run what is built; False means BUILT only."""
+
+    placement: Rules
+    """Which attentions it fuses in INT8, and the type of the rest of its graph."""
 
     def version(self) -> str:
         """Return the version of the library behind it.

@@ -19,6 +19,7 @@ OURS = "trueint8"
 
 _OURS_ONLY = (
     "ranges", "smooth", "smooth_alpha", "weights", "weights_per_tensor", "rounding", "target_drop",
+    "attention",
 )  # fmt: skip
 """Options that only our quantizer reads; their default is None or False."""
 
@@ -88,6 +89,7 @@ def settings_from_options(options: BuildOptions, estimator: Estimator) -> Settin
         keep_float=tuple(options.keep_float),
         int8_only=tuple(options.int8_only),
         quantize_head=options.quantize_head,
+        attention=options.attention or "auto",  # type: ignore[arg-type]
     )
 
 

@@ -6,6 +6,7 @@ Every rewrite of the float graph is proved equal on real data and calibrated ane
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ OWN = "it takes ranges by minmax"
 
 
 def quantize(request: Request, out: Path) -> Prepared:
-    """Write the Q/DQ graph.
+    """Write the Q/DQ graph to ``out``, and those of other decisions beside it.
 
     Raises:
         BuildError: If the graph has nothing to quantize.
@@ -82,15 +83,17 @@ def prepare(request: Request) -> Prepared:
     Raises:
         As :func:`quantize`.
     """
-    settings, graph = request.settings, load_clean(request.graph)
-    placement = request.place(graph)
+    settings = request.settings
     if request.ranges is not None:
-        digest = graph_sha256(request.graph)
-        ranges = request.ranges.restricted(placement.tensors, settings.estimator, digest)
+        graph = load_clean(request.graph)
         shapes = operand_shapes(graph, request.batches[0])
-        prepared = Prepared(request.graph, request.graph, placement, ranges, shapes)
+        common, special = request.place(graph), request.place_special(graph, shapes)
+        digest = graph_sha256(request.graph)
+        tensors = _tensors([common, *special.values()])
+        ranges = request.ranges.restricted(tensors, settings.estimator, digest)
+        prepared = Prepared(request.graph, request.graph, common, ranges, shapes, special=special)
     else:
-        prepared = _calibrated(request, request.graph, placement)
+        prepared = _calibrated(request, request.graph)
     if settings.smoothing is not None:
         prepared = _smoothed(request, prepared, settings.smoothing)
     if settings.grouping is not None:
@@ -99,25 +102,30 @@ def prepare(request: Request) -> Prepared:
 
 
 def write_qdq(prepared: Prepared, request: Request, out: Path) -> None:
-    """Write the Q/DQ graph of a prepared one.
+    """Write the Q/DQ graphs of a prepared one.
 
     Raises:
         CalibrationError: If a range is unusable.
     """
-    settings, placement = request.settings, prepared.placement
+    settings, quantized = request.settings, prepared.placement.quantized
     covered = prepared.statistics.covered()
-    params = {name: params_of_range(name, covered[name]) for name in placement.tensors}
+    params = {t: params_of_range(t, covered[t]) for t in _tensors(prepared.placements)}
     graph = load_clean(prepared.graph)
     shifts = settings.smoothing is not None and settings.smoothing.shifts
     rounded = None
     if settings.weights.rounding == "gptq":
         rounded = _rounded(prepared, request, centred=shifts)
     if shifts:
-        means = channel_means(graph, params, request.batches, progress=request.progress)
-        correct_biases(graph, placement.quantized, means, settings.weights, rounded)
+        read = {m.activation: params[m.activation] for m in quantized}
+        means = channel_means(graph, read, request.batches, progress=request.progress)
+        correct_biases(graph, quantized, means, settings.weights, rounded)
+    files = {out: prepared.placement}
+    files |= {prepared.file_of(name, out): p for name, p in prepared.special.items()}
     with request.progress.step("quantize weights"):
-        insert_qdq(graph, placement, params, settings.weights, rounded)
-        save_model(graph, out)
+        for file, placement in files.items():
+            whole = graph.clone()
+            insert_qdq(whole, placement, params, settings.weights, rounded)
+            save_model(whole, file)
 
 
 def _rounded(prepared: Prepared, request: Request, *, centred: bool) -> Rounded:
@@ -138,12 +146,31 @@ def _rounded(prepared: Prepared, request: Request, *, centred: bool) -> Rounded:
     return rounded_weights(readers, matrices, request.settings.weights)
 
 
-def _calibrated(request: Request, path: Path, placement: Placement) -> Prepared:
-    """Make a pass over a graph."""
+def _calibrated(request: Request, path: Path) -> Prepared:
+    """Decide which matmuls of a graph get Q/DQ, and make a pass over it."""
     graph = load_clean(path)
-    seen = observe(graph, placement.tensors, request.batches, progress=request.progress)
+    shapes = operand_shapes(graph, request.batches[0]) if request.special else {}
+    return _observed(request, path, request.place(graph), request.place_special(graph, shapes))
+
+
+def _observed(
+    request: Request, path: Path, common: Placement, special: Mapping[str, Placement]
+) -> Prepared:
+    """Make a pass over a graph whose matmuls are decided upon."""
+    placements = [common, *special.values()]
+    seen = observe(
+        load_clean(path),
+        _tensors(placements),
+        request.batches,
+        progress=request.progress,
+        token_axes={name: axis for p in placements for name, axis in p.token_axes.items()},
+    )
     ranges = Ranges(graph_sha256(path), request.settings.estimator, [request.entry], seen.stats)
-    return Prepared(path, path, placement, ranges, seen.shapes)
+    return Prepared(path, path, common, ranges, seen.shapes, special=special)
+
+
+def _tensors(placements: Sequence[Placement]) -> list[str]:
+    return list(dict.fromkeys(name for p in placements for name in p.tensors))
 
 
 def _smoothed(request: Request, before: Prepared, how: Smoothing) -> Prepared:
@@ -156,7 +183,7 @@ def _smoothed(request: Request, before: Prepared, how: Smoothing) -> Prepared:
         if not moved:
             return before
         _save_equal(graph, before.graph, path, request.batches[0])
-    return replace(_calibrated(request, path, request.place(load_clean(path))), moved=moved)
+    return replace(_calibrated(request, path), moved=moved)
 
 
 def _grouped(request: Request, before: Prepared, how: Grouping) -> Prepared:
@@ -166,11 +193,15 @@ def _grouped(request: Request, before: Prepared, how: Grouping) -> Prepared:
         graph = load_clean(before.graph)
         grouped = group_channels(graph, before.placement.quantized, before.statistics.stats, how)
         matmuls = find_matmuls(graph, modules_named=request.modules_named)
-        placement = before.placement.carried_to(matmuls, grouped.reasons)
+        common = before.placement.carried_to(matmuls, grouped.reasons)
+        special = {
+            name: placement.carried_to(matmuls, grouped.reasons)
+            for name, placement in before.special.items()
+        }
         _save_equal(graph, before.graph, masked, request.batches[0])
         read_saturated(graph)
         _save_equal(graph, before.graph, path, request.batches[0])
-    made = _calibrated(request, masked, placement)
+    made = _observed(request, masked, common, special)
     return replace(made, graph=path, moved=before.moved, grouped=grouped.moved)
 
 

@@ -104,6 +104,16 @@ class BuildOptions(CalibrationOptions):
         many=True, help="Pattern of the only matmuls to quantize; repeatable."
     )
     quantize_head: bool = option(False, type=bool, help="Quantize the language-model head too.")
+    attention: str | None = option(
+        type=click.Choice(["auto", "int8", "float"]),
+        help="The matmuls between activations; auto: INT8 where the engine fuses them into one "
+        "kernel.  [default: auto]",
+    )
+    fp32_rest: bool = option(
+        False,
+        type=bool,
+        help="Keep what is not INT8 in FP32 in TensorRT-RTX plans too, which have it in FP16.",
+    )
     target_drop: float | None = option(
         type=float,
         help="Search for the fewest matmuls in float with which the first engine that runs here "
@@ -189,6 +199,12 @@ def _summary(bundle: Any, built: bool) -> str:
             f"  {name} {engine.version}: {engine.int8_matmuls} matmuls in INT8, "
             f"rest {engine.rest.upper()}{close}  [{kind}, read from the engine]"
         )
+        if engine.simulated_cosine is not None:
+            lines.append(f"    cosine to float {engine.simulated_cosine:.5f}  [SIMULATED]")
+        if engine.reasons is not None:
+            attention = [m for m in manifest.matmuls_of(name) if not m.weighted]
+            count = sum(not m.reason for m in attention)
+            lines.append(f"    {count} of {len(attention)} attention matmuls carry Q/DQ")
     if manifest.search is not None:
         from deploy.search.telling import search_lines
 

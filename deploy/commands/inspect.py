@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from deploy.options import argument, command_from_options, option, print_json
 HELP = """Show, per matmul, whether the graph quantizes it and what each engine runs it in.
 
 The precision is read from the engine itself: OpenVINO's runtime model, the graph ONNX Runtime
-optimized, the text of the TensorRT-RTX plan (BUILT, not run). With --min-coverage the exit code
-is 1 where an engine's INT8 MAC coverage is below it.
+optimized, the text of the TensorRT-RTX plan (BUILT, not run). The matmuls of attentions, between
+activations, are among them; `mixed` is Q/DQ in the graphs of some engines only. With
+--min-coverage the exit code is 1 where an engine's INT8 MAC coverage is below it.
 
 \b
 Examples:
@@ -96,12 +98,12 @@ def _print_table(audits: list[Any]) -> None:
         executed = "  ".join(
             f"{a.lines[index].executed:<{w}}" for a, w in zip(audits, columns, strict=True)
         )
-        graph = "Q/DQ" if not line.reason else "float"
+        floats = [bool(a.lines[index].reason) for a in audits]
+        graph = "float" if all(floats) else "mixed" if any(floats) else "Q/DQ"
         click.echo(f"{line.matmul:<{width}}  {line.macs / total:6.1%}  {graph:<5}  {executed}")
     click.echo()
-    for reason in dict.fromkeys(line.reason for line in lines if line.reason):
-        count = sum(line.reason == reason for line in lines)
-        click.echo(f"float in the graph, {count}: {reason}")
+    for text in _reasons(audits):
+        click.echo(text)
     for audit in audits:
         coverage = audit.coverage()
         if coverage is None:
@@ -115,6 +117,20 @@ def _print_table(audits: list[Any]) -> None:
             )
         for line in audit.missed():
             click.echo(f"  SIMULATED: carries Q/DQ but runs in {line.executed}: {line.matmul}")
+
+
+def _reasons(audits: list[Any]) -> list[str]:
+    """Return why matmuls are float in the graph, with the engines where graphs differ."""
+    counts = {a.engine: Counter(line.reason for line in a.lines if line.reason) for a in audits}
+    told = []
+    for reason in dict.fromkeys(reason for found in counts.values() for reason in found):
+        of_count = {n: [e for e, found in counts.items() if found[reason] == n]
+                    for n in dict.fromkeys(found[reason] for found in counts.values())}  # fmt: skip
+        for count, engines in of_count.items():
+            where = "" if len(of_count) == 1 else f" for {', '.join(engines)}"
+            if count:
+                told.append(f"float in the graph{where}, {count}: {reason}")
+    return told
 
 
 COMMAND = command_from_options(InspectOptions, run, help=HELP)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from calib.inputs import GraphInput
+from calib.placement import Rules
 from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, check_inputs
 from export.onnx_file import load_clean, save_model
 from export.passes.unsigned_activations import UnsignedActivations
@@ -111,6 +112,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     runs_here = True
+    placement = Rules()
 
     def version(self) -> str:
         """Return ONNX Runtime's version."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from calib.inputs import GraphInput
+from calib.placement import Rules
 from deploy.hardware import cpu_flags
 from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, check_inputs
 from trueint8.errors import BuildError, MissingDependency, RunError
@@ -113,6 +114,7 @@ class OpenVino:
 
     name = "openvino"
     runs_here = True
+    placement = Rules()
 
     def version(self) -> str:
         """Return OpenVINO's version."""

@@ -7,9 +7,11 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calib.placement import Rules
 from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, Session
 from trueint8.artifacts import storage_errors
 from trueint8.errors import BuildError, MissingDependency, RunError
@@ -22,6 +24,10 @@ _NOISE = "cudaError 35"
 
 _TYPE_NAMES = {"float": "fp32", "half": "fp16", "bfloat16": "bf16", "int8": "int8"}
 _GEMM_OPERATIONS = ("fully_connected", "runtime_fusion")
+_ATTENTION = "_gemm_mha"
+_ATTENTION_OPERANDS = 3
+"""Q, K and V; a mask is a fourth, and always float."""
+
 _state: dict[str, Any] = {}
 
 
@@ -101,6 +107,7 @@ class TensorRtRtx:
 
     name = "tensorrt-rtx"
     runs_here = False
+    placement = Rules(head_widths=(16, 32, 64), clipped_widths=(64,), longest=512, rest="fp16")
 
     def version(self) -> str:
         """Return TensorRT-RTX's version."""
@@ -111,8 +118,8 @@ class TensorRtRtx:
         return []
 
     def int8_rest(self) -> Precision:
-        """Return FP32, the type of the Q/DQ graph."""
-        return "fp32"
+        """Return FP16: unquantized attention in FP32 is never fused."""
+        return "fp16"
 
     def build(self, request: BuildRequest) -> None:
         """Parse, set one optimization profile, compile, and write the plan."""
@@ -142,16 +149,14 @@ class TensorRtRtx:
             out.write_bytes(bytes(plan))
 
     def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
-        """Read each matmul's operand types from the text inside the plan."""
+        """Read each matmul's operand types from the text inside the plan.
+
+        A fused attention is one kernel for both of its matmuls.
+        """
         found: dict[str, str] = {}
-        for operation, name, operands in plan_operations((folder / FILE).read_bytes()):
-            if operation not in _GEMM_OPERATIONS or len(operands) < 2:
-                continue
-            first, second = (_TYPE_NAMES.get(t, t) for t in operands[:2])
-            precision = (
-                first if first == second else next(t for t in (first, second) if t != "int8")
-            )
-            found |= dict.fromkeys(name.split("+"), precision)
+        for operation in plan_operations((folder / FILE).read_bytes()):
+            if operation.precision:
+                found |= dict.fromkeys(operation.layers, operation.precision)
         return {name: found.get(name, NOT_FOUND) for name in matmuls}
 
     def open(self, path: Path, configuration: Configuration, threads: int) -> Session:
@@ -163,11 +168,43 @@ class TensorRtRtx:
         )
 
 
-def plan_operations(plan: bytes) -> list[tuple[str, str, list[str]]]:
-    """Return (operation, layer names joined by ``+``, operand types) for each kernel of a plan.
+@dataclass(frozen=True, slots=True)
+class PlanOperation:
+    """One kernel of a plan: its operation, name, operand types, and the ONNX nodes in it.
 
-    The format is undocumented; checked with TensorRT-RTX 1.7. Index and mask
-    operands (int64, bool) are left out.
+    Index and mask operands (int64, bool) are left out of ``operands``.
+    """
+
+    kind: str
+    name: str
+    operands: list[str]
+    layers: list[str]
+
+    @property
+    def fused_attention(self) -> bool:
+        """Whether it is a whole attention."""
+        return self.name.startswith(_ATTENTION)
+
+    @property
+    def precision(self) -> str:
+        """``int8`` if all that is multiplied is INT8, else the float type; "" for no matmul."""
+        if self.fused_attention:
+            whole = self.operands.count("int8") == _ATTENTION_OPERANDS
+            return "int8" if whole else _widest(self.operands)
+        if self.kind not in _GEMM_OPERATIONS or len(self.operands) < 2:
+            return ""
+        return _widest(self.operands[:2])
+
+
+def _widest(types: list[str]) -> str:
+    """Return the first type that is not INT8, or ``int8``."""
+    return next((_TYPE_NAMES.get(t, t) for t in types if t != "int8"), "int8")
+
+
+def plan_operations(plan: bytes) -> list[PlanOperation]:
+    """Return the kernels of a plan in order.
+
+    The format is undocumented; checked with TensorRT-RTX 1.7.
     """
     text = plan.decode("latin1")
     types = {}
@@ -181,7 +218,8 @@ def plan_operations(plan: bytes) -> list[tuple[str, str, list[str]]]:
         arguments = re.search(r"\binput(?:_args)?=\{([^}]*)\}", match[4])
         names = re.findall(r'"([^"]+)"', arguments[1]) if arguments else []
         operands = [t for t in (types.get(n, "?") for n in names) if t not in ("int64", "bool")]
-        operations.append((match[1], match[3], operands))
+        layers = re.findall(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]", match[4])
+        operations.append(PlanOperation(match[1], match[3], operands, layers))
     return operations
 
 

@@ -131,11 +131,6 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
         data.save(data_file)
     if data.count < asked:
         progress.say(f"evaluated on {data.count} of {asked} sequences asked for")
-    simulated = scratch / "simulated.onnx"
-    with progress.step(f"simulate {bundle.path.name}"):
-        graph = load_clean(bundle.int8_graph)
-        Simulate()(graph)
-        save_model(graph, simulated)
     for name, entry in bundle.manifest.engines.items():
         if session.request.engines and name not in session.request.engines:
             continue
@@ -143,9 +138,21 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
         with progress.step(f"audit {bundle.path.name} on {name}"):
             coverage = audit_engine(bundle, name).coverage()
         if entry.runs_here:
+            simulated = _simulated(session, bundle, entry.graph, scratch)
             yield from _engine_rows(session, bundle, engine, data, data_file, simulated, coverage)
         else:
             yield _built_row(session, bundle, name, coverage)
+
+
+def _simulated(session: _Session, bundle: Bundle, graph: str, scratch: Path) -> Path:
+    """Return the simulation of a Q/DQ graph of the bundle, written once."""
+    path = scratch / f"simulated-{graph}"
+    if not path.exists():
+        with session.progress.step(f"simulate {bundle.path.name}"):
+            model = load_clean(bundle.path / graph)
+            Simulate()(model)
+            save_model(model, path)
+    return path
 
 
 def evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:

@@ -152,5 +152,6 @@ def with_kept(placement: Placement, kept: Collection[str], target_drop: float) -
     """Return a placement with some matmuls in float, and why."""
     reason = f"kept in float by search: target drop {target_drop:g}"
     return Placement(
-        [Site(s.matmul, reason) if s.matmul.name in kept else s for s in placement.sites]
+        [Site(s.matmul, reason) if s.matmul.name in kept else s for s in placement.sites],
+        [a for a in placement.attentions if not set(a.matmuls).intersection(kept)],
     )

@@ -149,6 +149,8 @@ def test_an_engine_tells_its_name_version_and_precisions(built: Built) -> None:
     assert len(set(offered)) == len(offered)
     assert engine.int8_rest() in get_args(Precision)
     assert ("fp32" in offered) == engine.runs_here
+    assert engine.placement.rest in (None, engine.int8_rest())
+    assert bool(engine.placement.head_widths) == bool(engine.placement.longest)
 
 
 def test_an_engine_writes_its_files_into_its_folder(built: Built) -> None:

@@ -344,7 +344,7 @@ def test_patterns_decide_what_stays_in_float(
         reasons = {m.reason for m in made.manifest.matmuls if m.name not in quantized}
         assert any("*output.dense" in r for r in reasons)
     ended = run_here(*line, "--keep-float", names[0][:-1], "-o", tmp_path / "none")
-    ended.refused(2, "no matmul with weights matches", names[0], "deploy inspect")
+    ended.refused(2, "no matmul that can be quantized matches", names[0], "deploy inspect")
 
 
 @pytest.mark.parametrize("method", ["smoothquant", "shift-scale"])
