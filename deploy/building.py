@@ -17,6 +17,7 @@ from calib.quantization import Request as Quantization
 from calib.ranges import DataEntry, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
+from deploy.commands.build import OURS
 from deploy.compiling import (
     Steps,
     build_engines,
@@ -42,7 +43,6 @@ from deploy.search.candidates import Quantized
 from deploy.search.planning import SearchPlan
 from deploy.search.searching import Subject, search_placement, with_kept
 from deploy.sessions import Shapes
-from deploy.settings import OURS
 from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators

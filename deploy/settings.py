@@ -12,10 +12,8 @@ from calib.quantizers import QUANTIZERS
 from calib.ranges import Estimator
 from calib.smoothing import AUTO, Smoothing
 from calib.weights import WeightScheme
-from deploy.commands.build import BuildOptions
+from deploy.commands.build import OURS, BuildOptions
 from trueint8.errors import ConfigError
-
-OURS = "trueint8"
 
 _OURS_ONLY = (
     "ranges", "smooth", "smooth_alpha", "weights", "weights_per_tensor", "rounding", "target_drop",

@@ -11,6 +11,7 @@ import click
 from deploy.commands.calibrate import CalibrationOptions
 from deploy.options import Origin, argument, command_from_options, option, print_json
 
+OURS = "trueint8"
 EMBEDDED_TEXT = "text of the Python standard library"
 
 HELP = """Export, calibrate, quantize and build INT8 engines into a bundle folder.
@@ -58,7 +59,7 @@ class BuildOptions(CalibrationOptions):
         False, type=bool, help="Store calibration inputs as golden inputs; they may be private."
     )
     quantizer: str = option(
-        "trueint8",
+        OURS,
         help="Who inserts Q/DQ: trueint8, onnxruntime, onnxruntime-dynamic, modelopt or nncf.",
     )
     modelopt_python: str | None = option(
@@ -241,16 +242,22 @@ def _effective(options: BuildOptions, name: str, origin: str) -> tuple[Any, str]
         return (EMBEDDED_TEXT, "embedded default") if embedded else (None, "missing: required")
     if name == "out":
         return default_out(options), origin
-    return {"seq_len": "128, or the model's positions if fewer", "golden": "drawn"}.get(
-        name
-    ), origin
+    ours = options.quantizer == OURS
+    return {
+        "seq_len": "128, or the model's positions if fewer",
+        "golden": "drawn",
+        "calib": "minmax" if ours else None,
+        "smooth": "auto" if ours else None,
+        "weights": "minmax" if ours else None,
+        "rounding": "gptq" if ours else None,
+    }.get(name), origin
 
 
 def default_out(options: BuildOptions) -> Path:
     """Return the bundle folder used when none is given."""
     path = Path((options.model or "encoder").rpartition(":")[2])
     name = path.stem if path.suffix == ".onnx" else path.resolve().name
-    made = "minmax" if options.quantizer == "trueint8" else options.quantizer
+    made = "minmax" if options.quantizer == OURS else options.quantizer
     return Path("bundles") / f"{name}-int8-{options.calib or made}"
 
 

@@ -23,7 +23,7 @@ def _config(folder: Path, *flags: object) -> dict[str, dict[str, object]]:
 
 def test_defaults_say_that_they_are(tmp_path: Path) -> None:
     found = _config(tmp_path, "--int8")
-    assert found["calib"] == {"value": "percentile", "from": "default"}
+    assert found["calib"] == {"value": "minmax", "from": "default"}
     assert found["percentile"] == {"value": 99.99, "from": "default"}
     assert found["int8"] == {"value": True, "from": "command line"}
     assert "embedded" in str(found["model"])
