@@ -5,7 +5,7 @@
 .PHONY: demo test lint clean
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= cpu,tensorrt-rtx,export,train,report,test
+EXTRAS ?= cpu,nncf,tensorrt-rtx,export,train,report,test
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/deploy demo

@@ -60,7 +60,7 @@ def test_every_engine_runs_the_groups_in_int8_and_the_outliers_in_float(
         assert groups == ["int8"] * (2 * 2 * per_layer), audit["engine"]
         outliers = [p for name, p in executed.items() if name.endswith("/outliers")]
         assert len(outliers) == 2 * per_layer
-        floats = {"fp32", "not found"} if audit["engine"] == "tensorrt-rtx" else {"fp32"}
+        floats = {"fp16", "not found"} if audit["engine"] == "tensorrt-rtx" else {"fp32"}
         assert set(outliers) <= floats, audit["engine"]
     assert all(e.cosine is None or e.cosine > 0.999 for e in made.manifest.engines.values())
 
