@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from calib.grouping import Grouping
 from calib.quantization import Settings
 from calib.quantizer import Peer, check_estimator
@@ -13,7 +15,7 @@ from calib.ranges import Estimator
 from calib.smoothing import AUTO, Smoothing
 from calib.weights import WeightScheme
 from deploy.commands.build import OURS, BuildOptions
-from trueint8.errors import ConfigError
+from trueint8.errors import ConfigError, DataError, IntegrityError
 
 _OURS_ONLY = (
     "ranges", "smooth", "smooth_alpha", "weights", "weights_per_tensor", "rounding", "target_drop",
@@ -84,11 +86,41 @@ def settings_from_options(options: BuildOptions, estimator: Estimator) -> Settin
         ),
         smoothing=_smoothing(options),
         grouping=_grouping(options),
-        keep_float=tuple(options.keep_float),
+        keep_float=(*options.keep_float, *_worst(options)),
         int8_only=tuple(options.int8_only),
         quantize_head=options.quantize_head,
         attention=options.attention or "auto",  # type: ignore[arg-type]
     )
+
+
+def _worst(options: BuildOptions) -> list[str]:
+    """Return the matmuls that a ranking of ``deploy sensitivity`` names first."""
+    if options.keep_worst is None and options.ranking is None:
+        return []
+    if options.keep_worst is None or options.ranking is None:
+        raise ConfigError(
+            "--keep-worst and --ranking belong together",
+            fix="pass --keep-worst N --ranking FILE, which `deploy sensitivity -o FILE` writes",
+        )
+    path = Path(options.ranking).expanduser()
+    if not path.is_file():
+        raise DataError(f"no ranking at {path}", fix="write it with `deploy sensitivity`")
+    from deploy.search.sensitivity import SensitivityReport
+
+    try:
+        ranking = SensitivityReport.model_validate_json(path.read_bytes())
+    except ValidationError as err:
+        raise IntegrityError(
+            f"{path} is no ranking of this version of TrueInt8",
+            fix="pass a file that `deploy sensitivity` wrote",
+        ) from err
+    if not 1 <= options.keep_worst < len(ranking.layers):
+        raise ConfigError(
+            f"--keep-worst {options.keep_worst} is out of range: the ranking holds "
+            f"{len(ranking.layers)} matmuls",
+            fix=f"pass 1 to {len(ranking.layers) - 1}",
+        )
+    return [layer.matmul for layer in ranking.layers[: options.keep_worst]]
 
 
 def _grouping(options: BuildOptions) -> Grouping | None:

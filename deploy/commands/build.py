@@ -101,6 +101,10 @@ class BuildOptions(CalibrationOptions):
         short="--nodes-to-exclude",
         help="Pattern of matmul names that stay in float, such as '*.output.dense'; repeatable.",
     )
+    keep_worst: int | None = option(
+        type=int, help="Keep this many matmuls in float, those that --ranking names first."
+    )
+    ranking: str | None = option(help="What `deploy sensitivity` wrote for a bundle of this model.")
     int8_only: tuple[str, ...] = option(
         many=True, help="Pattern of the only matmuls to quantize; repeatable."
     )

@@ -199,3 +199,41 @@ def test_a_place_inside_the_bundle_is_refused(planted: Bundle, held_out: Path) -
 
 def test_no_bundle_is_refused(held_out: Path) -> None:
     run_here("sensitivity", "--data", held_out).refused(2, "no bundle given")
+
+
+def test_the_worst_of_a_ranking_stay_in_float(
+    told: dict[str, Any], planted_onnx: Path, arrays: Path, made: Path, tmp_path: Path
+) -> None:
+    bundle = deploy.build(
+        planted_onnx, calib_data=arrays, out=tmp_path / "worst", engine="onnxruntime",
+        keep_worst=3, ranking=str(made / "sensitivity.json"),
+    )  # fmt: skip
+    kept = {m.name for m in bundle.manifest.matmuls if "--keep-float" in m.reason}
+    assert kept == {layer["matmul"] for layer in told["layers"][:3]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (("--keep-worst", 1), 2, ("belong together",)),
+        (("--keep-worst", 0, "--ranking", "RANKING"), 2, ("out of range", "pass 1 to")),
+        (("--keep-worst", 1, "--ranking", "nowhere.json"), 10, ("no ranking at",)),
+        (("--keep-worst", 1, "--ranking", "DATA"), 9, ("no ranking of this version",)),
+    ],
+)
+def test_rankings_that_are_none_are_refused(
+    flags: tuple[Any, ...],
+    code: int,
+    words: tuple[str, ...],
+    told: dict[str, Any],
+    planted_onnx: Path,
+    arrays: Path,
+    made: Path,
+    tmp_path: Path,
+) -> None:
+    del told
+    files = {"RANKING": made / "sensitivity.json", "DATA": arrays}
+    line = [files.get(flag, flag) for flag in flags]
+    run_here(
+        "build", planted_onnx, "--int8", "--calib-data", arrays, "-o", tmp_path / "o", *line
+    ).refused(code, *words)
