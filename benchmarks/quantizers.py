@@ -5,9 +5,9 @@
 
 MODEL is an encoder that gives hidden states. Each quantizer takes its own default ranges. Each
 graph runs in a process of its own, in turn and in random order, beside the engine's float
-precisions. The cosine is of mean-pooled embeddings to the float graph's; neighbours is the share of
-sequences whose nearest neighbour among the others stays the same. Peers that are not installed are left out and
-named. Writes ``benchmarks/results/quantizers.json`` with the environment.
+precisions. The cosine is of mean-pooled embeddings to the float graph's; neighbours is the share
+of sequences whose nearest neighbour among the others stays the same. Peers that are not installed
+are left out and named. Writes ``benchmarks/results/quantizers.json`` with the environment.
 """
 
 from __future__ import annotations
