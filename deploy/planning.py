@@ -21,7 +21,12 @@ from deploy.golden import COUNT
 from deploy.hardware import gpu
 from deploy.options import check_counts
 from deploy.search.planning import SearchPlan, contents, search_plan
-from deploy.settings import QuantizerChoice, quantizer_from_options, settings_from_options
+from deploy.settings import (
+    QuantizerChoice,
+    percentile_of,
+    quantizer_from_options,
+    settings_from_options,
+)
 from export.source import Source, source_from_argument
 from trueint8 import __version__
 from trueint8.artifacts import sha256_file, sha256_tree
@@ -192,7 +197,8 @@ def calibration_plan(model: str | None, options: CalibrationOptions) -> Calibrat
         As :func:`plan_from_options`.
     """
     _check_options(options)
-    name = options.calib or DEFAULT_ESTIMATOR
+    named = "percentile" if options.percentile is not None else DEFAULT_ESTIMATOR
+    name = options.calib or named
     ESTIMATORS.load(name)
     embedded = str(Path(__file__).parents[1] / EMBEDDED_MODEL)
     source = source_from_argument(
@@ -212,7 +218,7 @@ def calibration_plan(model: str | None, options: CalibrationOptions) -> Calibrat
         source=source,
         source_sha256=source.sha256(),
         estimator=Estimator(
-            name, {"percentile": options.percentile} if name == "percentile" else {}
+            name, {"percentile": percentile_of(options)} if name == "percentile" else {}
         ),
         calib_data=calib_data,
         data_sha256=sha256_tree(calib_data) if calib_data else _embedded_data_name(),
@@ -266,7 +272,7 @@ def _check_build_options(options: BuildOptions) -> None:
 
 
 def _check_options(options: CalibrationOptions) -> None:
-    if not 0 < options.percentile <= 100:
+    if options.percentile is not None and not 0 < options.percentile <= 100:
         raise ConfigError(
             f"percentile q={options.percentile:g} is out of range; expected 0 < q <= 100",
             fix="pass --percentile 99.99",

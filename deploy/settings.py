@@ -15,7 +15,10 @@ from calib.ranges import Estimator
 from calib.smoothing import AUTO, Smoothing
 from calib.weights import WeightScheme
 from deploy.commands.build import OURS, BuildOptions
+from deploy.commands.calibrate import CalibrationOptions
 from trueint8.errors import ConfigError, DataError, IntegrityError
+
+DEFAULT_PERCENTILE = 99.99
 
 _OURS_ONLY = (
     "ranges", "smooth", "smooth_alpha", "weights", "weights_per_tensor", "rounding", "target_drop",
@@ -65,8 +68,13 @@ def quantizer_from_options(options: BuildOptions) -> QuantizerChoice | None:
             )
     check_estimator(peer.title, peer.own, peer.estimators, options.calib)
     return QuantizerChoice(
-        options.quantizer, peer.version(python), options.calib, options.percentile, python
+        options.quantizer, peer.version(python), options.calib, percentile_of(options), python
     )
+
+
+def percentile_of(options: CalibrationOptions) -> float:
+    """Return the percentile asked for, or the default."""
+    return DEFAULT_PERCENTILE if options.percentile is None else options.percentile
 
 
 def settings_from_options(options: BuildOptions, estimator: Estimator) -> Settings:
@@ -81,7 +89,9 @@ def settings_from_options(options: BuildOptions, estimator: Estimator) -> Settin
         weights=WeightScheme(
             estimator=options.weights or "minmax",
             per_channel=not options.weights_per_tensor,
-            percentile=options.percentile,
+            percentile=percentile_of(options)
+            if options.weights == "percentile"
+            else DEFAULT_PERCENTILE,
             rounding=options.rounding or "gptq",  # type: ignore[arg-type]
         ),
         smoothing=_smoothing(options),

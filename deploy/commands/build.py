@@ -250,7 +250,8 @@ def _effective(options: BuildOptions, name: str, origin: str) -> tuple[Any, str]
     return {
         "seq_len": "128, or the model's positions if fewer",
         "golden": "drawn",
-        "calib": "minmax" if ours else None,
+        "calib": ("minmax" if options.percentile is None else "percentile") if ours else None,
+        "percentile": 99.99,
         "smooth": "auto" if ours else None,
         "weights": "minmax" if ours else None,
         "rounding": "gptq" if ours else None,

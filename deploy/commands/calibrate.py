@@ -33,8 +33,10 @@ class CalibrationOptions:
     calib: str | None = option(
         help="Estimator: minmax, running-minmax, percentile, mse or entropy.  [default: minmax]"
     )
-    percentile: float = option(
-        99.99, type=float, help="Percent of |x| that --calib percentile covers, 0 < q <= 100."
+    percentile: float | None = option(
+        type=float,
+        help="Percent of |x| that --calib percentile covers, 0 < q <= 100; without --calib it "
+        "means that estimator.  [default: 99.99]",
     )
     calib_data: str | None = option(
         help="Calibration data: .txt, .jsonl, .npz of arrays named as the inputs, a folder of "

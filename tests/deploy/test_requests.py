@@ -36,7 +36,7 @@ def test_the_same_request_is_up_to_date(line: tuple[object, ...], out: Path) -> 
     "change",
     [
         ("--percentile", 99.9),
-        ("--calib", "minmax"),
+        ("--calib", "mse"),
         ("--seed", 1),
         ("--calib-samples", 8),
         ("--batch-size", 4),
@@ -56,7 +56,7 @@ def test_another_request_is_refused_without_force(
 
 def test_the_refusal_names_the_options_that_differ(line: tuple[object, ...], out: Path) -> None:
     ended = run_here(*line, "--seed", 3, "--percentile", 99, "-o", out)
-    ended.refused(2, "other percentile, seed")
+    ended.refused(2, "other calib, percentile, seed")
 
 
 def test_force_replaces_a_bundle(line: tuple[object, ...], out: Path) -> None:

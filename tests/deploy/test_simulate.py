@@ -49,8 +49,12 @@ def test_every_combination_is_a_row_after_the_float_graph(
 
 
 def test_eight_bits_are_what_profile_simulates(
-    planted: Bundle, held_out: Path, tmp_path: Path
+    planted_onnx: Path, arrays: Path, held_out: Path, tmp_path: Path
 ) -> None:
+    planted = deploy.build(
+        planted_onnx, calib="minmax", smooth="none", rounding="nearest", calib_data=arrays,
+        out=tmp_path / "nearest", engine="onnxruntime",
+    )  # fmt: skip
     line = ("--weights-bits", 8, "--activation-bits", 8, "-o", tmp_path / "w.jsonl")
     rows = simulate(planted.path, "--data", held_out, *line)
     profiled = deploy.profile([planted.path], data=held_out, rounds=3, round_ms=1.0, samples=24)
