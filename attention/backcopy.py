@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import numpy as np
 
-VOCABULARY = 64
+VOCABULARY = 32
 LENGTH = 48
 TRIGGERS = (1, 2, 3)
+
+IGNORED = -100
+"""Target that takes no part in the loss."""
 
 _CHAIN_SEED = 1234
 _LOGIT_STD = 1.5
@@ -28,7 +31,7 @@ _SEEDS = {"train": 1, "held-out": 2}
 
 
 def transitions() -> np.ndarray:
-    """Return the chain, (64, 64); rows sum to 1."""
+    """Return the chain, (32, 32); rows sum to 1."""
     logits = _LOGIT_STD * np.random.default_rng(_CHAIN_SEED).normal(size=(VOCABULARY, VOCABULARY))
     chain = np.exp(logits)
     triggers = list(TRIGGERS)
@@ -55,11 +58,18 @@ def sequences(split: str) -> np.ndarray:
     return ids
 
 
+def labels(ids: np.ndarray) -> np.ndarray:
+    """Return targets of sequences (..., T): BOS predicts nothing, it is there to be attended to."""
+    targets = ids.copy()
+    targets[..., :2] = IGNORED
+    return targets
+
+
 def entropy() -> float:
     """Return the least loss any model can reach on the held-out sequences, nats per token."""
     ids, chain = sequences("held-out"), transitions()
-    losses = np.zeros((len(ids), LENGTH - 1))
-    for t in range(1, LENGTH):
+    losses = np.zeros((len(ids), LENGTH - 2))
+    for t in range(2, LENGTH):
         copies = np.isin(ids[:, t - 1], TRIGGERS) & (t >= 3)
-        losses[:, t - 1] = np.where(copies, 0.0, -np.log(chain[ids[:, t - 1], ids[:, t]]))
+        losses[:, t - 2] = np.where(copies, 0.0, -np.log(chain[ids[:, t - 1], ids[:, t]]))
     return float(losses.mean())

@@ -49,7 +49,6 @@ class Recipe:
         schedule: How it falls after the warm-up.
         warmup_steps: Over which it rises linearly, >= 0.
         weight_decay: AdamW's, >= 0.
-        embedding_decay: That of token and position embeddings, if it is another.
         decay_on: Which parameters it acts on: ``matrices`` leaves out biases and norms.
         betas: AdamW's.
         clip: Largest gradient norm, > 0.
@@ -76,7 +75,6 @@ class Recipe:
     schedule: str = "linear"
     warmup_steps: int = 0
     weight_decay: float = 0.01
-    embedding_decay: float | None = None
     decay_on: str = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
@@ -134,7 +132,6 @@ def _ranges(r: Recipe) -> list[tuple[str, bool]]:
         ("learning_rate", r.learning_rate > 0),
         ("warmup_steps", r.warmup_steps >= 0),
         ("weight_decay", r.weight_decay >= 0),
-        ("embedding_decay", r.embedding_decay is None or r.embedding_decay >= 0),
         ("clip", r.clip > 0),
         ("mask_probability", 0 < r.mask_probability < 1),
     ]

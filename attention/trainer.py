@@ -47,22 +47,6 @@ class _Optimized(Trainer):
     """Trainer with items in order, and weight decay on what the recipe says."""
 
     decay_on = "matrices"
-    embedding_decay: float | None = None
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Return AdamW, with a group of their own for embeddings that decay otherwise."""
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if self.embedding_decay is None or len(optimizer.param_groups) > 2:
-            return optimizer
-        tables = [m.weight for m in self.model.modules() if isinstance(m, torch.nn.Embedding)]
-        chosen = {id(table) for table in tables}
-        settings = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
-        for group in optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if id(p) not in chosen]
-        optimizer.add_param_group(
-            {**settings, "params": tables, "weight_decay": self.embedding_decay}
-        )
-        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Return items in order: their order is random already, and the same after a resume."""
@@ -233,8 +217,7 @@ def _trainer(request: TrainingRequest, data: TrainingData, model: Any) -> Any:
             **dict(r.trainer),
         }
     )
-    decay = {"decay_on": r.decay_on, "embedding_decay": r.embedding_decay}
-    kind = type("Optimized", (_Optimized,), decay)
+    kind = type("Optimized", (_Optimized,), {"decay_on": r.decay_on})
     count = r.steps * r.batch_size * r.accumulation * max(1, arguments.world_size)
     trainer = kind(
         model=model,

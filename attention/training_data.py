@@ -90,9 +90,11 @@ def _backcopy() -> TrainingData:
 
     def draw(rng: np.random.Generator) -> Item:
         ids = pool[rng.integers(len(pool))]
-        return {"input_ids": ids, "labels": ids}
+        return {"input_ids": ids, "labels": backcopy.labels(ids)}
 
-    held_out = [{"input_ids": ids, "labels": ids} for ids in backcopy.sequences("held-out")]
+    held_out = [
+        {"input_ids": ids, "labels": backcopy.labels(ids)} for ids in backcopy.sequences("held-out")
+    ]
     fields = {
         "vocab_size": backcopy.VOCABULARY,
         "bos_token_id": 0,

@@ -66,7 +66,8 @@ def test_outliers_and_loss_of_a_decoder_are_those_in_its_metrics(folder: Path) -
     with torch.no_grad():
         logits = model(input_ids=ids).logits
     keep.remove()
-    surprise = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    targets = torch.from_numpy(backcopy.labels(ids.numpy()))[:, 1:]
+    surprise = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
     flat = seen[0].reshape(len(ids), -1).astype(np.float64)
     centred = flat - flat.mean(axis=1, keepdims=True)
     kurtosis = ((centred**4).mean(axis=1) / (centred**2).mean(axis=1) ** 2).mean()

@@ -25,12 +25,15 @@ def measured(raised: float) -> dict[str, Any]:
     with torch.no_grad():
         table.weight[table.offset, 5] += raised
     ids = torch.from_numpy(backcopy.sequences("held-out")[:32])
-    batches = [{"input_ids": part, "labels": part} for part in ids.split(16)]
+    batches = [
+        {"input_ids": part, "labels": torch.from_numpy(backcopy.labels(part.numpy()))}
+        for part in ids.split(16)
+    ]
     return outlier_metrics(model, batches, batches)
 
 
 def test_an_outlier_in_the_residual_costs_most_where_no_zero_point_is_allowed() -> None:
-    clean, planted = measured(0.0), measured(3.0)
+    clean, planted = measured(0.0), measured(8.0)
 
     def cost(of: dict[str, Any], key: str) -> float:
         return float(of[key] - of["loss"])
