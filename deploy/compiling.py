@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calib.collector import unpadded
 from calib.data import Samples
 from calib.inputs import GraphInput
 from calib.quantization import Prepared
@@ -96,7 +97,7 @@ def build_engines(
                 outputs = _run(engine, target, batch)
             else:
                 outputs = simulated_outputs(graph, batch)
-            cosine = _cosine(outputs, expected)
+            cosine = _cosine(outputs, expected, batch.get("attention_mask"))
         entries[name] = EngineEntry(
             version=engine.version(),
             runs_here=engine.runs_here,
@@ -140,9 +141,19 @@ def _run(engine: Engine, folder: Path, batch: Mapping[str, np.ndarray]) -> Mappi
     return outputs
 
 
-def _cosine(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
-    """Return the cosine of all outputs, taken as one vector, to the float graph's."""
-    pairs = [(outputs[n].astype(np.float64), e.astype(np.float64)) for n, e in expected.items()]
+def _cosine(
+    outputs: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    mask: np.ndarray | None,
+) -> float:
+    """Return the cosine of all outputs, taken as one vector, to the float graph's.
+
+    Padded positions (``mask`` 0) do not count.
+    """
+    pairs = [
+        (unpadded(outputs[n].astype(np.float64), mask), unpadded(e.astype(np.float64), mask))
+        for n, e in expected.items()
+    ]
     dot = sum(float((a * b).sum()) for a, b in pairs)
     squares = [sum(float((p[i] ** 2).sum()) for p in pairs) for i in (0, 1)]
     norm = float(np.sqrt(squares[0] * squares[1]))
