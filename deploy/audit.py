@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from deploy.bundle import Bundle
 from deploy.engines import ENGINES
 from deploy.profiling.results import Coverage
+from deploy.sessions import executed_precisions
 from trueint8.errors import UnknownName
 from trueint8.kinds import Kind
 
@@ -21,7 +22,7 @@ class AuditLine:
     reason: str
     """Why it carries no Q/DQ; empty where it does."""
     executed: str
-    """``int8``, a float precision, or ``not found``."""
+    """``int8``, a float precision, ``fused`` or ``not found``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,11 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
             fix=f"choose one of: {', '.join(bundle.manifest.engines)}",
         )
     matmuls = bundle.manifest.matmuls_of(name)
-    executed = ENGINES.load(name).audit(
-        bundle.engine_folder(name), {m.name: m.returns for m in matmuls}
+    executed = executed_precisions(
+        ENGINES.load(name),
+        bundle.engine_folder(name),
+        {m.name: m.returns for m in matmuls},
+        {m.name for m in matmuls if m.reason},
     )
     return Audit(
         engine=name,

@@ -21,7 +21,7 @@ from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.manifest import EngineEntry
 from deploy.planning import BuildPlan
-from deploy.sessions import BuildRequest, Configuration, Engine, Shapes
+from deploy.sessions import BuildRequest, Configuration, Engine, Shapes, executed_precisions
 from export.reference import open_reference
 from trueint8.artifacts import no_space
 from trueint8.errors import BuildError, CalibrationError, RunError
@@ -73,6 +73,7 @@ def build_engines(
         StorageError: If the disk is full.
     """
     names = {s.matmul.name: s.matmul.returns for s in prepared.placement.sites}
+    common = {s.matmul.name: s.reason for s in prepared.placement.sites}
     batch = samples.batches[0]
     with open_reference(folder / layout.FLOAT_GRAPH) as run:
         expected = run(batch)
@@ -92,7 +93,8 @@ def build_engines(
             engine.build(BuildRequest(typed, target, shapes, progress))
         title = f"check {name}"
         with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
-            audit = engine.audit(target, names)
+            floats = {n for n, reason in {**common, **(reasons or {})}.items() if reason}
+            audit = executed_precisions(engine, target, names, floats)
             if engine.runs_here:
                 outputs = _run(engine, target, batch)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,9 @@ Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 NOT_FOUND = "not found"
 """What an audit says of a matmul the engine no longer names."""
+
+FUSED = "fused"
+"""What is said of a float matmul inside a kernel that the engine calls INT8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,24 @@ class Engine(Protocol):
         Raises:
             RunError: If this machine cannot run it.
         """
+
+
+def executed_precisions(
+    engine: Engine, folder: Path, matmuls: Mapping[str, str], floats: Collection[str]
+) -> dict[str, str]:
+    """Return what an engine's audit says, less what cannot be.
+
+    A matmul that the graph leaves in float has no two INT8 operands. Where the engine calls the
+    kernel that took it in INT8, the kernel does more than this matmul, and it is :data:`FUSED`.
+
+    Args:
+        engine: That was built.
+        folder: Its files.
+        matmuls: As of :meth:`Engine.audit`.
+        floats: Names of those that the Q/DQ graph leaves in float.
+    """
+    told = engine.audit(folder, matmuls)
+    return {n: FUSED if p == "int8" and n in floats else p for n, p in told.items()}
 
 
 def check_inputs(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> None:
