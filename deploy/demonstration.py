@@ -48,7 +48,7 @@ def run_demo(out: Path, *, rounds: int, force: bool, progress: Progress) -> tupl
             int8=True,
             calib_data=str(text["train"]),
             engine="all",
-            out=str(out / "bundles" / f"encoder-{name}-int8-percentile"),
+            out=str(out / "bundles" / f"encoder-{name}-int8"),
             force=force,
         )
         progress.say(f"build encoder-{name}")
