@@ -24,7 +24,7 @@ REPRODUCED = ("model.onnx", "model.int8.onnx", "ranges.safetensors", "golden.saf
 @pytest.fixture
 def line(checkpoint: Checkpoint, calibration: Path, tmp_path: Path) -> tuple[object, ...]:
     return (
-        "build", checkpoint("bert"), "--int8", "--calib", "percentile", "--calib-data",
+        "build", checkpoint("bert"), "--int8", "--calib", "minmax", "--calib-data",
         calibration, "--calib-samples", 16, "--seq-len", SEQUENCE, "--engine", "all",
         "-o", tmp_path / "out",
     )  # fmt: skip
