@@ -21,10 +21,11 @@ from trueint8.errors import ConfigError, DataError, IntegrityError
 DEFAULT_PERCENTILE = 99.99
 
 _OURS_ONLY = (
-    "ranges", "smooth", "smooth_alpha", "weights", "weights_per_tensor", "rounding", "target_drop",
+    "ranges", "smooth", "smooth_alpha", "weights", "weights_per_tensor", "rounding", "groups",
+    "float_channels", "attention", "target_drop",
     "attention",
 )  # fmt: skip
-"""Options that only our quantizer reads; their default is None or False."""
+"""Options that only our quantizer reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def quantizer_from_options(options: BuildOptions) -> QuantizerChoice | None:
     if options.quantizer == OURS:
         return None
     for name in _OURS_ONLY:
-        if getattr(options, name) not in (None, False):
+        if getattr(options, name) != getattr(BuildOptions(), name):
             raise ConfigError(
                 f"--{name.replace('_', '-')} is for our own quantizer, not for {peer.title}",
                 fix=f"leave it out, or leave --quantizer {options.quantizer} out",
