@@ -20,7 +20,7 @@ from export.matmuls import weight_initializer
 from export.other_operators import COUNTED
 from export.reference import open_reference
 from trueint8.errors import CalibrationError
-from trueint8.progress import Progress
+from trueint8.progress import Advance, Progress
 
 Batch = Mapping[str, np.ndarray]
 
@@ -120,21 +120,33 @@ def channel_means(
     """
     sums: dict[str, np.ndarray] = {}
     counts = dict.fromkeys(params, 0)
-    with (
-        progress.step("measure bias", total=len(batches)) as advance,
-        instrumented(model, list(params)) as (run, _),
-    ):
+    with progress.step("measure bias", total=len(batches)) as advance:
+        for name, x in tokens(model, list(params), batches, advance):
+            scale = params[name].scale
+            rounded = np.clip(np.rint(x / scale), -128, 127) * scale
+            both = np.stack([v.sum(axis=0, dtype=np.float64) for v in (x, rounded)])
+            sums[name] = sums[name] + both if name in sums else both
+            counts[name] += len(x)
+    return {n: ChannelMeans(*(both / counts[n])) for n, both in sums.items()}
+
+
+def tokens(
+    model: ir.Model, tensors: Sequence[str], batches: Sequence[Batch], advance: Advance
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Run all batches and yield each activation's name and its tokens, (N, C), without padding.
+
+    Args:
+        model: The float graph.
+        tensors: Activations whose last axis are channels.
+        batches: Arrays named as the graph's inputs.
+        advance: Called after each batch.
+    """
+    with instrumented(model, tensors) as (run, _):
         for batch in batches:
             for name, values in run(batch).items():
                 x = unpadded(values, batch.get("attention_mask"))
-                x = x.reshape(-1, x.shape[-1])
-                scale = params[name].scale
-                rounded = np.clip(np.rint(x / scale), -128, 127) * scale
-                both = np.stack([v.sum(axis=0, dtype=np.float64) for v in (x, rounded)])
-                sums[name] = sums[name] + both if name in sums else both
-                counts[name] += len(x)
+                yield name, x.reshape(-1, x.shape[-1])
             advance(1)
-    return {n: ChannelMeans(*(both / counts[n])) for n, both in sums.items()}
 
 
 def operand_shapes(model: ir.Model, batch: Batch) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from calib.collector import Batch, instrumented, unpadded
+from calib.collector import Batch, tokens
 from calib.stats import TensorStats
 from trueint8.progress import Progress
 
@@ -46,19 +46,12 @@ def covariances(
         products: dict[Tensors, np.ndarray] = {}
         sums: dict[str, np.ndarray] = {}
         counts = dict.fromkeys(owner, 0)
-        with (
-            progress.step("measure covariance", total=len(batches)) as advance,
-            instrumented(model, list(owner)) as (run, _),
-        ):
-            for batch in batches:
-                for name, values in run(batch).items():
-                    x = unpadded(values, batch.get("attention_mask"))
-                    x = x.reshape(-1, x.shape[-1])
-                    group, product = owner[name], (x.T @ x).astype(np.float64)
-                    products[group] = products[group] + product if group in products else product
-                    sums[name] = sums.get(name, 0.0) + x.sum(axis=0, dtype=np.float64)
-                    counts[name] += len(x)
-                advance(1)
+        with progress.step("measure covariance", total=len(batches)) as advance:
+            for name, x in tokens(model, list(owner), batches, advance):
+                group, product = owner[name], (x.T @ x).astype(np.float64)
+                products[group] = products[group] + product if group in products else product
+                sums[name] = sums.get(name, 0.0) + x.sum(axis=0, dtype=np.float64)
+                counts[name] += len(x)
         for group in part:
             matrix = products.pop(group)
             if centred:
