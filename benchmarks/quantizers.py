@@ -30,7 +30,7 @@ from deploy.profiling.evaluation import EvaluationSet
 from deploy.profiling.measurement import ProfileRequest, evaluation_data
 from deploy.profiling.statistics import median_ms, speed_up
 from deploy.profiling.workers import WorkerProcess, time_interleaved
-from deploy.sessions import Configuration, Engine
+from deploy.sessions import Configuration, Engine, int8_configuration
 from trueint8.artifacts import write_atomically
 from trueint8.errors import BuildError, MissingDependency
 from trueint8.progress import progress_for
@@ -105,24 +105,17 @@ def _measured(
 ) -> list[dict[str, Any]]:
     engine: Engine = ENGINES.load(engine_name)
     ours = open_bundle(bundles[OURS])
-    cases: list[Case] = [
-        (f"float {p}", ours.float_graph, Configuration("float", p))
-        for p in engine.float_precisions()
-    ]
-    cases += [
-        (name, path / "engine" / engine_name, Configuration("int8", engine.int8_rest()))
-        for name, path in bundles.items()
-    ]
+    cases: list[Case] = [(f"float {c.rest}", ours.float_graph, c) for c in engine.floats()]
+    int8 = int8_configuration(engine)
+    assert int8 is not None
+    cases += [(name, path / "engine" / engine_name, int8) for name, path in bundles.items()]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = Path(folder) / "data.npz"
         data.save(file)
         workers, warmups = {}, {}
         for name, path, how in cases:
             workers[name] = stack.enter_context(WorkerProcess(name, _TIMEOUT_S))
-            workers[name].ask(
-                "open", engine=engine_name, path=str(path), graph=how.graph, rest=how.rest,
-                threads=default_threads(),
-            )  # fmt: skip
+            workers[name].open(engine_name, path, how, ours.running(engine_name, default_threads()))
             warmups[name] = workers[name].ask("warm_up", data=str(file))["times_ns"]
         samples, _ = time_interleaved(
             workers, warmups, rounds=rounds, round_ms=_ROUND_MS, seed=0, advance=lambda _: None

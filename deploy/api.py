@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from deploy.planning import plan_from_options
 from deploy.profiling.measurement import ProfileRequest, measure
 from deploy.profiling.results import Row, read_results
 from deploy.reporting.page import write_report
-from deploy.sessions import Configuration, Engine, Precision, Session
+from deploy.sessions import Configuration, Engine, Precision, Session, int8_configuration
 from trueint8.errors import ConfigError, RunError
 from trueint8.progress import Progress, Silence
 
@@ -86,15 +87,18 @@ def load(
             fix="build with --engine openvino or onnxruntime",
         )
     chosen: Engine = ENGINES.load(name)
-    known = precision is None or precision in chosen.float_precisions()
-    if graph not in ("int8", "float") or not known:
+    usual = int8_configuration(chosen) if graph == "int8" else Configuration(graph, "fp32")
+    precisions = list(dict.fromkeys(c.rest for c in chosen.floats()))
+    known = precision is None or precision in precisions
+    if graph not in ("int8", "float") or usual is None or not known:
         raise ConfigError(
             f"{name} has no {graph!r} graph with precision {precision!r}",
-            fix=f"graph is int8 or float; precision: {', '.join(chosen.float_precisions())}",
+            fix=f"graph is int8 or float; precision: {', '.join(precisions)}",
         )
-    rest = precision or (chosen.int8_rest() if graph == "int8" else "fp32")
-    target = bundle.engine_folder(name) if graph == "int8" else bundle.float_graph
-    return chosen.open(target, Configuration(graph, rest), threads or default_threads())
+    configuration = replace(usual, rest=precision or usual.rest)
+    whole = graph == "float" and not chosen.runs_checkpoint
+    target = bundle.float_graph if whole else bundle.engine_folder(name)
+    return chosen.open(target, configuration, bundle.running(name, threads or default_threads()))
 
 
 def profile(

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from deploy.bundle import Bundle
 from deploy.engines import ENGINES
+from deploy.hardware import default_threads
+from deploy.kernels import executed_precisions
 from deploy.profiling.results import Coverage
-from deploy.sessions import executed_precisions
+from deploy.sessions import Configuration, Engine
 from trueint8.errors import UnknownName
 from trueint8.kinds import Kind
 
@@ -68,12 +70,16 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
             fix=f"choose one of: {', '.join(bundle.manifest.engines)}",
         )
     matmuls = bundle.manifest.matmuls_of(name)
-    executed = executed_precisions(
-        ENGINES.load(name),
+    engine: Engine = ENGINES.load(name)
+    names = {m.name: m.returns for m in matmuls}
+    rest = bundle.manifest.engines[name].rest
+    kernels = engine.audit(
         bundle.engine_folder(name),
-        {m.name: m.returns for m in matmuls},
-        {m.name for m in matmuls if m.reason},
+        Configuration("int8", rest),
+        bundle.running(name, default_threads()),
+        names,
     )
+    executed = executed_precisions(kernels, names, {m.name for m in matmuls if m.reason})
     return Audit(
         engine=name,
         kind=Kind.MEASURED if bundle.manifest.engines[name].runs_here else Kind.BUILT,

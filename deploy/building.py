@@ -120,6 +120,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         request=plan.request(),
         model=_model_entry(plan),
         inputs=[InputEntry(name=i.name, dtype=i.dtype.name, shape=list(i.shape)) for i in inputs],
+        shapes={name: [list(shape) for shape in of] for name, of in shapes.items()},
         parity=parity,
         calibration=_calibration_entry(plan, samples, _data(prepared, request)),
         matmuls=entries,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from deploy.engine_options import EngineOptions
 from deploy.manifest import FileEntry, Manifest
+from deploy.sessions import Running, shapes_from_plain
 from trueint8.artifacts import sha256_file, storage_errors
 from trueint8.errors import IntegrityError
 
@@ -63,6 +65,15 @@ class Bundle:
     def engine_folder(self, name: str) -> Path:
         """Return where an engine's files are."""
         return self.path / ENGINE / name
+
+    def running(self, engine: str, threads: int) -> Running:
+        """Return how an engine of the bundle runs: with what it was built with."""
+        entry = self.manifest.engines[engine]
+        return Running(
+            threads,
+            EngineOptions.from_plain(entry.options),
+            shapes_from_plain(self.manifest.shapes),
+        )
 
     def size_mib(self, start: str) -> float:
         """Return the size on disk of the files whose names start with ``start``."""

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,17 @@ from deploy import bundle as layout
 from deploy.engine_graphs import decisions, engine_graph, simulated_outputs
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads
+from deploy.kernels import executed_precisions
 from deploy.manifest import EngineEntry
 from deploy.planning import BuildPlan
-from deploy.sessions import BuildRequest, Configuration, Engine, Shapes, executed_precisions
+from deploy.sessions import (
+    BuildRequest,
+    Configuration,
+    Engine,
+    Running,
+    Shapes,
+    int8_configuration,
+)
 from export.reference import open_reference
 from trueint8.artifacts import no_space
 from trueint8.errors import BuildError, CalibrationError, RunError
@@ -85,25 +93,33 @@ def build_engines(
         target.mkdir(parents=True)
         graph, reasons = decisions(engine, plan.engines, prepared, folder / layout.INT8_GRAPH)
         half = engine.placement.rest == "fp16" and not plan.fp32_rest
+        options = plan.options_of(engine)
+        running = Running(default_threads(), options, shapes)
+        configuration = int8_configuration(engine)
+        assert configuration is not None
+        if engine.placement.rest and not half:
+            configuration = replace(configuration, rest="fp32")
         with (
             steps.timed(f"build {name}"),
             _full_disk_told(target, needed),
             engine_graph(engine, graph, prepared.shapes, batch, half=half) as typed,
         ):
-            engine.build(BuildRequest(typed, target, shapes, progress))
+            engine.build(BuildRequest(typed, target, shapes, progress, options, plan.source))
         title = f"check {name}"
         with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
             floats = {n for n, reason in {**common, **(reasons or {})}.items() if reason}
-            audit = executed_precisions(engine, target, names, floats)
+            kernels = engine.audit(target, configuration, running, names)
+            audit = executed_precisions(kernels, names, floats)
             if engine.runs_here:
-                outputs = _run(engine, target, batch)
+                outputs = _run(engine, target, configuration, running, batch)
             else:
                 outputs = simulated_outputs(graph, batch)
             cosine = _cosine(outputs, expected, batch.get("attention_mask"))
         entries[name] = EngineEntry(
             version=engine.version(),
             runs_here=engine.runs_here,
-            rest=engine.int8_rest() if half or not engine.placement.rest else "fp32",
+            rest=configuration.rest,
+            options=options.to_plain(),
             graph=graph.name,
             reasons=reasons,
             int8_matmuls=sum(p == "int8" for p in audit.values()),
@@ -129,10 +145,15 @@ def _full_disk_told(folder: Path, needed: int) -> Iterator[None]:
         raise
 
 
-def _run(engine: Engine, folder: Path, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+def _run(
+    engine: Engine,
+    folder: Path,
+    configuration: Configuration,
+    running: Running,
+    batch: Mapping[str, np.ndarray],
+) -> Mapping[str, np.ndarray]:
     """Run the engine from the files just written, so that none is sealed broken."""
-    configuration = Configuration("int8", engine.int8_rest())
-    with engine.open(folder, configuration, default_threads()) as session:
+    with engine.open(folder, configuration, running) as session:
         outputs = session.run(batch)
     for name, values in outputs.items():
         if not np.isfinite(values).all():

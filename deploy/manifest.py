@@ -80,7 +80,10 @@ class EngineEntry(Record):
 
     version: str
     runs_here: bool = Field(description="False: BUILT for hardware that is not here.")
-    rest: str = Field(description="Precision of what is not INT8.")
+    rest: Literal["fp32", "bf16", "fp16"] = Field(description="Precision of what is not INT8.")
+    options: dict[str, Any] = Field(
+        default={}, description="What it was asked for beside the graph, where not the default."
+    )
     graph: str = Field(default="model.int8.onnx", description="The Q/DQ graph it was built from.")
     reasons: dict[str, str] | None = Field(
         default=None,
@@ -147,6 +150,9 @@ class Manifest(Record):
     request: dict[str, Any] = Field(description="What decides the content; equal means up to date.")
     model: ModelEntry
     inputs: list[InputEntry]
+    shapes: dict[str, list[list[int]]] = Field(
+        description="Of each input: the smallest, most usual and largest that engines accept."
+    )
     parity: ParityEntry
     calibration: CalibrationEntry
     matmuls: list[MatMulEntry]

@@ -16,11 +16,13 @@ from calib.quantization import DEFAULT_ESTIMATOR, Settings
 from calib.ranges import Estimator
 from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
+from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
 from deploy.golden import COUNT
 from deploy.hardware import gpu
 from deploy.options import check_counts
 from deploy.search.planning import SearchPlan, contents, search_plan
+from deploy.sessions import Engine
 from deploy.settings import (
     QuantizerChoice,
     percentile_of,
@@ -109,7 +111,13 @@ class BuildPlan(CalibrationPlan):
     fp32_rest: bool
     quantizer: QuantizerChoice | None
     search: SearchPlan | None
+    options: EngineOptions
     force: bool
+
+    def options_of(self, engine: Engine) -> EngineOptions:
+        """Return what was asked of an engine: the options that it reads."""
+        plain = self.options.to_plain()
+        return EngineOptions.from_plain({k: v for k, v in plain.items() if k in engine.options})
 
     def request(self) -> dict[str, Any]:
         """Return what decides the bundle's content; two equal requests give the same bundle."""
@@ -138,6 +146,7 @@ class BuildPlan(CalibrationPlan):
             "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
             "search": self.search.request() if self.search else None,
             "engines": self.engine_versions,
+            "engine-options": self.options.to_plain(),
         }
 
     def load_golden(self, inputs: Sequence[GraphInput]) -> Samples:
@@ -186,6 +195,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         fp32_rest=options.fp32_rest,
         quantizer=quantizer,
         search=search_plan(options, engines, plan.calib_data),
+        options=EngineOptions(),
         force=options.force,
     )
 

@@ -11,7 +11,8 @@ from calib.placement import place_qdq
 from calib.qdq import insert_qdq
 from calib.schemes import Range, params_of_range
 from deploy.engines import ENGINES
-from deploy.sessions import BuildRequest, Configuration, Engine
+from deploy.kernels import executed_precisions
+from deploy.sessions import BuildRequest, Engine, Running, Shapes, int8_configuration
 from export.initializers import add_initializer
 from export.matmuls import find_matmuls
 from export.onnx_file import save_model
@@ -34,13 +35,17 @@ def probe_engine(name: str, folder: Path) -> str:
     x, weight = _operands()
     graph = folder / "probe.onnx"
     save_model(_quantized_matmul(weight, float(np.abs(x).max())), graph)
-    shape = x.shape
-    engine.build(BuildRequest(graph, folder, {"x": (shape, shape, shape)}, Silence()))
-    precision = engine.audit(folder, {"probe": "y"})["probe"]
+    shapes: Shapes = {"x": (x.shape, x.shape, x.shape)}
+    engine.build(BuildRequest(graph, folder, shapes, Silence()))
+    configuration, matmuls = int8_configuration(engine), {"probe": "y"}
+    assert configuration is not None
+    running = Running(1, shapes=shapes)
+    kernels = engine.audit(folder, configuration, running, matmuls)
+    precision = executed_precisions(kernels, matmuls)["probe"]
     if precision != "int8":
         raise RunError(f"{name} runs the probe in {precision}", fix="check the engine's version")
     if engine.runs_here:
-        with engine.open(folder, Configuration("int8", engine.int8_rest()), 1) as session:
+        with engine.open(folder, configuration, running) as session:
             error = np.abs(session.run({"x": x})["y"] - x @ weight).max()
         if not error < 0.1 * np.abs(x @ weight).max():
             raise RunError(f"{name} computes a wrong INT8 result", fix="check the engine's version")

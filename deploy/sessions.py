@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
 from calib.inputs import GraphInput
 from calib.placement import Rules
+from deploy.engine_options import EngineOptions
+from deploy.kernels import Kernel
+from export.source import Source
 from trueint8.progress import Progress
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -20,34 +23,84 @@ Graph = Literal["float", "int8", "simulated"]
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Per input: smallest, most usual, and largest shape an engine must accept."""
 
-NOT_FOUND = "not found"
-"""What an audit says of a matmul the engine no longer names."""
-
-FUSED = "fused"
-"""What is said of a float matmul inside a kernel that the engine calls INT8."""
-
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What a session executes: which graph, and what runs in float runs in ``rest``."""
+    """What a session executes: which graph, and what runs in float runs in ``rest``.
+
+    ``mode`` tells the ways apart in which an engine runs one graph, such as ``eager``.
+    """
 
     graph: Graph
     rest: Precision
+    mode: str = ""
 
     @property
     def name(self) -> str:
-        """Such as ``float-bf16`` or ``int8``."""
-        return self.graph if self.graph == "int8" else f"{self.graph}-{self.rest}"
+        """Such as ``float-bf16``, ``float-fp16-eager`` or ``int8``."""
+        whole = self.graph if self.graph == "int8" else f"{self.graph}-{self.rest}"
+        return f"{whole}-{self.mode}" if self.mode else whole
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How a session runs what it is given.
+
+    Attributes:
+        threads: Intra-op threads on the processor.
+        options: Those the engine was built with.
+        shapes: What a graph that is compiled when it is opened must accept.
+        profiled: Whether :meth:`Session.kernel_times` will be asked; it slows every run.
+    """
+
+    threads: int
+    options: EngineOptions = EngineOptions()
+    shapes: Shapes | None = None
+    profiled: bool = False
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Running:
+        """Read what :meth:`to_plain` gave, also after JSON."""
+        shapes = plain["shapes"]
+        return cls(
+            threads=plain["threads"],
+            options=EngineOptions.from_plain(plain["options"]),
+            shapes=shapes and shapes_from_plain(shapes),
+            profiled=plain["profiled"],
+        )
+
+
+def shapes_from_plain(plain: Mapping[str, Any]) -> Shapes:
+    """Read :data:`Shapes` after JSON, which made lists of them."""
+    found = {}
+    for name, (least, usual, most) in plain.items():
+        found[name] = (tuple(least), tuple(usual), tuple(most))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What an engine is built from, and where its files go."""
+    """What an engine is built from, and where its files go.
+
+    Attributes:
+        int8_graph: The Q/DQ graph, in the form that the engine takes.
+        folder: Empty; gets the engine's files.
+        shapes: What it must accept.
+        progress: Where progress is shown.
+        options: What it was asked for; it reads those it names in :attr:`Engine.options`.
+        source: The model before export; None for a graph of unknown origin.
+    """
 
     int8_graph: Path
     folder: Path
     shapes: Shapes
     progress: Progress
+    options: EngineOptions = EngineOptions()
+    source: Source | None = None
 
 
 class Session(Protocol):
@@ -60,6 +113,13 @@ class Session(Protocol):
 
         Raises:
             RunError: If an input is missing or the engine fails.
+        """
+
+    def kernel_times(self) -> dict[str, float]:
+        """Return nanoseconds per run since the session was opened, by :attr:`Kernel.name`.
+
+        Raises:
+            RunError: If the session was not opened with ``profiled``, or nothing ran.
         """
 
     def close(self) -> None:
@@ -79,11 +139,18 @@ class Engine(Protocol):
     """One way to execute a graph."""
 
     name: str
-    runs_here: bool
-    """Whether this machine can run what is built; False means BUILT only."""
-
     placement: Rules
     """Which attentions it fuses in INT8, and the type of the rest of its graph."""
+
+    options: frozenset[str]
+    """The fields of :class:`EngineOptions` that it reads."""
+
+    runs_checkpoint: bool
+    """Whether it runs the checkpoint's own modules: every configuration opens its folder."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run what is built; False means BUILT only."""
 
     def version(self) -> str:
         """Return the version of the library behind it.
@@ -92,11 +159,14 @@ class Engine(Protocol):
             MissingDependency: If it is not installed; the fix is the install command.
         """
 
-    def float_precisions(self) -> list[Precision]:
-        """Return every float precision the engine offers on this machine."""
+    def floats(self) -> list[Configuration]:
+        """Return every way to run the float model on this machine; FP32 first.
 
-    def int8_rest(self) -> Precision:
-        """Return what the float part of the INT8 engine runs in on this machine."""
+        The first with each precision is the engine's usual one.
+        """
+
+    def int8_rest(self) -> Precision | None:
+        """Return what the float part of the INT8 engine runs in; None if it has no INT8."""
 
     def build(self, request: BuildRequest) -> None:
         """Write the engine's files into ``request.folder``.
@@ -105,38 +175,35 @@ class Engine(Protocol):
             BuildError: If the engine refuses the graph; holds every line it logged.
         """
 
-    def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
-        """Return the precision each matmul executes in, read from the engine itself.
+    def audit(
+        self,
+        path: Path,
+        configuration: Configuration,
+        running: Running,
+        matmuls: Mapping[str, str],
+    ) -> list[Kernel]:
+        """Return what the engine executes, read from the engine itself, in its order.
 
-        ``matmuls`` maps each name to the graph output it gives, or to "".
-        ``int8`` means both operands are INT8; otherwise a float precision or
-        :data:`NOT_FOUND`.
+        Args:
+            path: As of :meth:`open`.
+            configuration: As of :meth:`open`.
+            running: As of :meth:`open`.
+            matmuls: Every matmul and convolution of the float graph, with the graph output
+                it gives, or "".
         """
 
-    def open(self, path: Path, configuration: Configuration, threads: int) -> Session:
-        """Load a float graph (``path`` is an ``.onnx`` file) or the INT8 engine's folder.
+    def open(self, path: Path, configuration: Configuration, running: Running) -> Session:
+        """Load a float or simulated graph (``path`` is an ``.onnx`` file) or the INT8 folder.
 
         Raises:
             RunError: If this machine cannot run it.
         """
 
 
-def executed_precisions(
-    engine: Engine, folder: Path, matmuls: Mapping[str, str], floats: Collection[str]
-) -> dict[str, str]:
-    """Return what an engine's audit says, less what cannot be.
-
-    A matmul that the graph leaves in float has no two INT8 operands. Where the engine calls the
-    kernel that took it in INT8, the kernel does more than this matmul, and it is :data:`FUSED`.
-
-    Args:
-        engine: That was built.
-        folder: Its files.
-        matmuls: As of :meth:`Engine.audit`.
-        floats: Names of those that the Q/DQ graph leaves in float.
-    """
-    told = engine.audit(folder, matmuls)
-    return {n: FUSED if p == "int8" and n in floats else p for n, p in told.items()}
+def int8_configuration(engine: Engine) -> Configuration | None:
+    """Return how an engine runs its INT8 graph on this machine; None if it has no INT8."""
+    rest = engine.int8_rest()
+    return None if rest is None else Configuration("int8", rest)
 
 
 def check_inputs(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> None:

@@ -89,7 +89,7 @@ def _engines() -> list[dict[str, Any]]:
             )
         else:
             entry |= {"builds": True, "runs": engine.runs_here}
-            entry["float"] = engine.float_precisions()
+            entry["float"] = list(dict.fromkeys(c.rest for c in engine.floats()))
             if not engine.runs_here:
                 entry["note"] = "builds plans here; running them needs an NVIDIA RTX GPU"
         found.append(entry)

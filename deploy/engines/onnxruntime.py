@@ -11,7 +11,8 @@ import onnx
 
 from calib.inputs import GraphInput
 from calib.placement import Rules
-from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, check_inputs
+from deploy.kernels import Kernel
+from deploy.sessions import BuildRequest, Configuration, Precision, Running, check_inputs
 from export.onnx_file import load_clean, save_model
 from export.passes.unsigned_activations import UnsignedActivations
 from trueint8.errors import BuildError, MissingDependency, RunError
@@ -61,9 +62,9 @@ def _options(library: Any, threads: int) -> Any:
 class OnnxRuntimeSession:
     """An inference session on the CPU execution provider."""
 
-    def __init__(self, path: Path, threads: int, *, optimized: bool) -> None:
+    def __init__(self, path: Path, running: Running, *, optimized: bool) -> None:
         library = _library()
-        options = _options(library, threads)
+        options = _options(library, running.threads)
         if optimized:
             options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -96,6 +97,10 @@ class OnnxRuntimeSession:
             ) from err
         return dict(zip(self._outputs, values, strict=True))
 
+    def kernel_times(self) -> dict[str, float]:
+        """Refuse: this session keeps no times."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Drop the session."""
         self._session = None
@@ -112,15 +117,17 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     runs_here = True
+    runs_checkpoint = False
     placement = Rules()
+    options = frozenset[str]()
 
     def version(self) -> str:
         """Return ONNX Runtime's version."""
         return str(_library().__version__)
 
-    def float_precisions(self) -> list[Precision]:
+    def floats(self) -> list[Configuration]:
         """Return FP32: the CPU provider has no other float matmul for such graphs."""
-        return ["fp32"]
+        return [Configuration("float", "fp32")]
 
     def int8_rest(self) -> Precision:
         """Return FP32."""
@@ -160,22 +167,32 @@ class OnnxRuntime:
                 "ONNX Runtime wrote no optimized graph", fix="check free disk space and permissions"
             )
 
-    def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
+    def audit(
+        self,
+        path: Path,
+        configuration: Configuration,
+        running: Running,
+        matmuls: Mapping[str, str],
+    ) -> list[Kernel]:
         """Read the operator that took each matmul's place from the optimized graph."""
-        found: dict[str, str] = {}
-        for node in onnx.load(str(folder / FILE), load_external_data=False).graph.node:
+        del configuration, running
+        found = []
+        for node in onnx.load(str(path / FILE), load_external_data=False).graph.node:
             stem = node.name.removesuffix("/MatMulScaleFusion/")
+            covered = (stem,) if stem in matmuls else ()
             if node.op_type in _INT8_OPERATORS:
-                found[stem] = "int8"
+                found.append(Kernel(node.name, "matmul", "int8", node.op_type, covered))
             elif node.op_type in _FLOAT_OPERATORS:
-                found[stem] = "fp32"
-        return {name: found.get(name, NOT_FOUND) for name in matmuls}
+                found.append(Kernel(node.name, "matmul", "fp32", node.op_type, covered))
+        return found
 
-    def open(self, path: Path, configuration: Configuration, threads: int) -> OnnxRuntimeSession:
+    def open(
+        self, path: Path, configuration: Configuration, running: Running
+    ) -> OnnxRuntimeSession:
         """Load a float ``.onnx``, or the optimized graph in the engine's folder as it is."""
         if configuration.graph == "int8":
-            return OnnxRuntimeSession(path / FILE, threads, optimized=True)
-        return OnnxRuntimeSession(path, threads, optimized=False)
+            return OnnxRuntimeSession(path / FILE, running, optimized=True)
+        return OnnxRuntimeSession(path, running, optimized=False)
 
 
 ENGINE = OnnxRuntime()

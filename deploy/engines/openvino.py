@@ -11,7 +11,8 @@ import numpy as np
 from calib.inputs import GraphInput
 from calib.placement import Rules
 from deploy.hardware import cpu_flags
-from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, check_inputs
+from deploy.kernels import Kernel
+from deploy.sessions import BuildRequest, Configuration, Precision, Running, check_inputs
 from trueint8.errors import BuildError, MissingDependency, RunError
 
 FILE = "model.xml"
@@ -37,9 +38,9 @@ def _library() -> Any:
 class OpenVinoSession:
     """A compiled model and one infer request."""
 
-    def __init__(self, path: Path, rest: Precision, threads: int) -> None:
+    def __init__(self, path: Path, rest: Precision, running: Running) -> None:
         library = _library()
-        self._compiled = compile_model(library, path, rest, threads)
+        self._compiled = compile_model(library, path, rest, running.threads)
         self._request = self._compiled.create_infer_request()
         self._outputs = [o.get_any_name() for o in self._compiled.outputs]
         self.inputs = [
@@ -65,6 +66,10 @@ class OpenVinoSession:
             name: self._request.get_output_tensor(i).data.copy()
             for i, name in enumerate(self._outputs)
         }
+
+    def kernel_times(self) -> dict[str, float]:
+        """Refuse: this session keeps no times."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Drop the request and the compiled model."""
@@ -114,16 +119,18 @@ class OpenVino:
 
     name = "openvino"
     runs_here = True
+    runs_checkpoint = False
     placement = Rules()
+    options = frozenset[str]()
 
     def version(self) -> str:
         """Return OpenVINO's version."""
         return str(_library().__version__).split("-")[0]
 
-    def float_precisions(self) -> list[Precision]:
+    def floats(self) -> list[Configuration]:
         """Return what the CPU plugin says it can compute in."""
         known = _library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return [p for p, name in _CAPABILITY.items() if name in known]
+        return [Configuration("float", p) for p, name in _CAPABILITY.items() if name in known]
 
     def int8_rest(self) -> Precision:
         """Return BF16 where the CPU multiplies it in tiles (AMX), else FP32.
@@ -145,13 +152,19 @@ class OpenVino:
                     fix="check free disk space and the graph with onnx.checker",
                 ) from err
 
-    def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
+    def audit(
+        self,
+        path: Path,
+        configuration: Configuration,
+        running: Running,
+        matmuls: Mapping[str, str],
+    ) -> list[Kernel]:
         """Read ``runtimePrecision`` of every matmul from the compiled model.
 
         Attention that was fused into one subgraph reports the subgraph's precision;
         a layer that gives a graph output is called after that output.
         """
-        compiled = compile_model(_library(), folder / FILE, self.int8_rest(), 0)
+        compiled = compile_model(_library(), path / FILE, configuration.rest, running.threads)
         found: dict[str, dict[str, str]] = {"matmul": {}, "fused": {}, "weight": {}}
         for op in compiled.get_runtime_model().get_ordered_ops():
             info = {k: str(v.value) for k, v in op.get_rt_info().items()}
@@ -162,16 +175,16 @@ class OpenVino:
             precision = _NAME_OF.get(info["runtimePrecision"], info["runtimePrecision"])
             group |= dict.fromkeys(info["originalLayersNames"].split(","), precision)
             found["weight"][_weight_name(op)] = precision
-        return {
+        told = {
             name: _lookup(found["matmul"], name)
             or found["weight"].get(f"{name}.weight_int8")
             or (found["matmul"].get(returned) if returned else None)
             or _lookup(found["fused"], name)
-            or NOT_FOUND
             for name, returned in matmuls.items()
         }
+        return [Kernel(n, "matmul", p, matmuls=(n,)) for n, p in told.items() if p]
 
-    def open(self, path: Path, configuration: Configuration, threads: int) -> OpenVinoSession:
+    def open(self, path: Path, configuration: Configuration, running: Running) -> OpenVinoSession:
         """Compile a float ``.onnx`` or the IR in the engine's folder."""
         if configuration.graph == "int8" and configuration.rest == "fp16":
             raise RunError(
@@ -179,7 +192,7 @@ class OpenVino:
                 fix="use precision fp32 or bf16 for what surrounds the INT8 matmuls",
             )
         file = path / FILE if configuration.graph == "int8" else path
-        return OpenVinoSession(file, configuration.rest, threads)
+        return OpenVinoSession(file, configuration.rest, running)
 
 
 def _weight_name(op: Any) -> str:

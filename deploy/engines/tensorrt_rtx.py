@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.placement import Rules
-from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Precision, Session
+from deploy.kernels import Kernel
+from deploy.sessions import BuildRequest, Configuration, Precision, Running, Session
 from trueint8.artifacts import storage_errors
 from trueint8.errors import BuildError, MissingDependency, RunError
 
@@ -107,13 +108,15 @@ class TensorRtRtx:
 
     name = "tensorrt-rtx"
     runs_here = False
+    runs_checkpoint = False
+    options = frozenset[str]()
     placement = Rules(head_widths=(16, 32, 64), clipped_widths=(64,), longest=512, rest="fp16")
 
     def version(self) -> str:
         """Return TensorRT-RTX's version."""
         return str(_library().__version__)
 
-    def float_precisions(self) -> list[Precision]:
+    def floats(self) -> list[Configuration]:
         """Return nothing: no plan is run here."""
         return []
 
@@ -148,20 +151,33 @@ class TensorRtRtx:
         with storage_errors(out):
             out.write_bytes(bytes(plan))
 
-    def audit(self, folder: Path, matmuls: Mapping[str, str]) -> dict[str, str]:
-        """Read each matmul's operand types from the text inside the plan.
+    def audit(
+        self,
+        path: Path,
+        configuration: Configuration,
+        running: Running,
+        matmuls: Mapping[str, str],
+    ) -> list[Kernel]:
+        """Read each kernel's operand types from the text inside the plan.
 
         A fused attention is one kernel for both of its matmuls.
         """
-        found: dict[str, str] = {}
-        for operation in plan_operations((folder / FILE).read_bytes()):
-            if operation.precision:
-                found |= dict.fromkeys(operation.layers, operation.precision)
-        return {name: found.get(name, NOT_FOUND) for name in matmuls}
+        del configuration, running
+        return [
+            Kernel(
+                operation.name,
+                "attention" if operation.fused_attention else "matmul",
+                operation.precision,
+                operation.kind,
+                tuple(name for name in operation.layers if name in matmuls),
+            )
+            for operation in plan_operations((path / FILE).read_bytes())
+            if operation.precision
+        ]
 
-    def open(self, path: Path, configuration: Configuration, threads: int) -> Session:
+    def open(self, path: Path, configuration: Configuration, running: Running) -> Session:
         """Refuse: running a plan needs an RTX GPU and a CUDA runtime, which are not here."""
-        del configuration, threads
+        del configuration, running
         raise RunError(
             f"{path} is BUILT, not run: a TensorRT-RTX plan needs an NVIDIA RTX GPU",
             fix="load the bundle with engine='openvino' or 'onnxruntime', or copy it to such a GPU",

@@ -22,7 +22,7 @@ from deploy.options import check_counts
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
 from deploy.profiling.results import SCHEMA, Accuracy, Coverage, Latency, Row
 from deploy.profiling.workers import WorkerProcess, time_interleaved
-from deploy.sessions import Configuration, Engine
+from deploy.sessions import Configuration, Engine, int8_configuration
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
 from trueint8.artifacts import sha256_tree
@@ -182,16 +182,14 @@ def _engine_rows(
     simulated: Path,
     coverage: Coverage | None,
 ) -> list[Row]:
+    int8 = int8_configuration(engine)
     configurations = [
-        *(Configuration("float", p) for p in engine.float_precisions()),
-        Configuration("simulated", "fp32"),
-        Configuration("int8", engine.int8_rest()),
+        *engine.floats(),
+        *([Configuration("simulated", "fp32"), int8] if int8 is not None else []),
     ]
-    paths = {
-        "float": bundle.float_graph,
-        "simulated": simulated,
-        "int8": bundle.engine_folder(engine.name),
-    }
+    folder = bundle.engine_folder(engine.name)
+    paths = {"float": bundle.float_graph, "simulated": simulated, "int8": folder}
+    running = bundle.running(engine.name, session.threads)
     reference = data_file.with_name(f"{engine.name}-reference.npz")
     title = f"{bundle.path.name} on {engine.name}"
     with ExitStack() as stack:
@@ -201,14 +199,8 @@ def _engine_rows(
             for c in configurations:
                 worker = WorkerProcess(f"{title}, {c.name}", session.request.timeout_s)
                 workers[c] = stack.enter_context(worker)
-                worker.ask(
-                    "open",
-                    engine=engine.name,
-                    path=str(paths[c.graph]),
-                    graph=c.graph,
-                    rest=c.rest,
-                    threads=session.threads,
-                )
+                path = folder if engine.runs_checkpoint else paths[c.graph]
+                worker.open(engine.name, path, c, running)
                 warmups[c] = worker.ask("warm_up", data=str(data_file))["times_ns"]
                 advance(1)
         asked = session.request
@@ -256,8 +248,7 @@ def _latency(
 
 
 def _built_row(session: _Session, bundle: Bundle, engine: str, coverage: Coverage | None) -> Row:
-    rest = bundle.manifest.engines[engine].rest
-    configuration = Configuration("int8", rest)  # type: ignore[arg-type]
+    configuration = Configuration("int8", bundle.manifest.engines[engine].rest)
     return _row(session, bundle, engine, configuration, kind=Kind.BUILT, coverage=coverage)
 
 
@@ -289,6 +280,7 @@ def _row(
         graph="float" if graph == "float" else "qdq",
         precision="int8" if graph == "int8" else configuration.rest,
         rest=configuration.rest,
+        mode=configuration.mode,
         kind=kind or made,
         size_mib=bundle.size_mib(files[graph]) if graph in files else None,
         note=_note(session, bundle),

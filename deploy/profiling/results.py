@@ -77,6 +77,9 @@ class Row(Record):
     rest: Literal["fp32", "bf16", "fp16"] = Field(
         description="What everything else runs in; equal to `precision` in float rows."
     )
+    mode: str = Field(
+        default="", description="Tells apart the ways in which an engine runs one graph."
+    )
     kind: Kind
     latency: Latency | None = None
     accuracy: list[Accuracy] = []
@@ -99,7 +102,7 @@ class Row(Record):
         """Short name of the configuration: FP32, BF16, INT8, Q/DQ in FP32."""
         if self.kind is Kind.SIMULATED:
             return f"Q/DQ in {self.rest.upper()}"
-        return self.precision.upper()
+        return f"{self.precision.upper()} {self.mode}".rstrip()
 
 
 def check_writable(path: Path) -> None:

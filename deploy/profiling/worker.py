@@ -35,14 +35,17 @@ def peak_memory_kib() -> int:
 class Worker:
     """Holds one session and one batch."""
 
-    def open(self, engine: str, path: str, graph: str, rest: str, threads: int) -> dict[str, Any]:
+    def open(
+        self, engine: str, path: str, configuration: dict[str, Any], running: dict[str, Any]
+    ) -> dict[str, Any]:
         """Load the engine; return the seconds it took."""
         from deploy.engines import ENGINES
-        from deploy.sessions import Configuration
+        from deploy.sessions import Configuration, Running
 
         start = time.perf_counter()
-        configuration = Configuration(graph, rest)  # type: ignore[arg-type]
-        self._session = ENGINES.load(engine).open(Path(path), configuration, threads)
+        self._session = ENGINES.load(engine).open(
+            Path(path), Configuration(**configuration), Running.from_plain(running)
+        )
         return {"load_s": time.perf_counter() - start}
 
     def warm_up(self, data: str) -> dict[str, Any]:

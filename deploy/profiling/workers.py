@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from deploy.sessions import Configuration, Running
 from trueint8 import errors
 from trueint8.errors import RunError, TrueInt8Error
 from trueint8.progress import Advance
@@ -75,6 +77,19 @@ class WorkerProcess:
         if "error" in answer:
             raise _rebuilt(self.label, answer["error"])
         return answer
+
+    def open(
+        self, engine: str, path: Path, configuration: Configuration, running: Running
+    ) -> float:
+        """Load an engine, as :meth:`deploy.sessions.Engine.open`; return the seconds it took."""
+        answer = self.ask(
+            "open",
+            engine=engine,
+            path=str(path),
+            configuration=asdict(configuration),
+            running=running.to_plain(),
+        )
+        return float(answer["load_s"])
 
     def _died(self) -> RunError:
         code = self._process.wait()

@@ -17,7 +17,7 @@ from deploy.compiling import engine_shapes
 from deploy.hardware import default_threads
 from deploy.profiling.evaluation import EvaluationSet, Run, output_vectors
 from deploy.profiling.scoring import Scores, score
-from deploy.sessions import BuildRequest, Configuration, Engine
+from deploy.sessions import BuildRequest, Configuration, Engine, Running, int8_configuration
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
 from export.reference import open_reference
@@ -113,11 +113,13 @@ def open_on(engine: Engine, inputs: Sequence[GraphInput], batch: Mapping[str, np
 
     @contextlib.contextmanager
     def opened(path: Path, graph: Literal["float", "int8"]) -> Iterator[Run]:
-        configuration = Configuration("float", "fp32")
+        configuration: Configuration | None = Configuration("float", "fp32")
         if graph == "int8":
-            configuration = Configuration("int8", engine.int8_rest())
+            configuration = int8_configuration(engine)
             path = build_engine(engine, path, path.with_name("engine"), inputs, batch)
-        with engine.open(path, configuration, default_threads()) as session:
+        assert configuration is not None
+        running = Running(default_threads(), shapes=engine_shapes(inputs, batch, None))
+        with engine.open(path, configuration, running) as session:
             yield session.run
 
     return opened

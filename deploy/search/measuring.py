@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calib.inputs import GraphInput
+from deploy.compiling import engine_shapes
 from deploy.hardware import default_threads
 from deploy.profiling.evaluation import EvaluationSet
 from deploy.profiling.scoring import Scores, drop, scores_from
@@ -16,7 +17,7 @@ from deploy.profiling.statistics import median_ms, speed_up
 from deploy.profiling.workers import WorkerProcess, time_interleaved
 from deploy.search.candidates import Quantized, build_engine
 from deploy.search.strategy import Candidate, Kept
-from deploy.sessions import Engine, Precision
+from deploy.sessions import Configuration, Engine, Precision, Running, int8_configuration
 
 ROUNDS = 7
 ROUND_MS = 100.0
@@ -42,6 +43,12 @@ class Setting:
     data: EvaluationSet
     scratch: Path
     seed: int
+
+    @property
+    def running(self) -> Running:
+        """How it runs: for shapes around those of the data."""
+        shapes = engine_shapes(self.inputs, self.data.batches[0], None)
+        return Running(default_threads(), shapes=shapes)
 
     @property
     def data_file(self) -> Path:
@@ -81,7 +88,9 @@ class Bench:
         setting.graphs.write(kept, graph)
         build_engine(setting.engine, graph, folder, setting.inputs, setting.data.batches[0])
         label = f"candidate with {len(kept)} in float, rest"
-        with _worker(setting, label, folder, "int8", setting.engine.int8_rest()) as worker:
+        configuration = int8_configuration(setting.engine)
+        assert configuration is not None
+        with _worker(setting, label, folder, configuration) as worker:
             warmup = _warm_up(setting, worker)
             scores = _scores(setting, worker, is_reference=False)
             times, _ = time_interleaved(
@@ -113,8 +122,9 @@ def open_bench(setting: Setting) -> Iterator[Bench]:
     with ExitStack() as stack:
         workers: dict[Precision, WorkerProcess] = {}
         warmups: dict[Precision, list[int]] = {}
-        for precision in setting.engine.float_precisions():
-            opened = _worker(setting, "float", setting.graphs.float_graph, "float", precision)
+        for configuration in setting.engine.floats():
+            opened = _worker(setting, "float", setting.graphs.float_graph, configuration)
+            precision = configuration.rest
             workers[precision] = stack.enter_context(opened)
             warmups[precision] = _warm_up(setting, workers[precision])
         scores = _scores(setting, workers["fp32"], is_reference=True)
@@ -124,13 +134,11 @@ def open_bench(setting: Setting) -> Iterator[Bench]:
 
 @contextmanager
 def _worker(
-    setting: Setting, label: str, path: Path, graph: str, rest: Precision
+    setting: Setting, label: str, path: Path, configuration: Configuration
 ) -> Iterator[WorkerProcess]:
     engine = setting.engine.name
-    with WorkerProcess(f"{engine}, {label} {rest}", _ANSWER_S) as worker:
-        worker.ask(
-            "open", engine=engine, path=str(path), graph=graph, rest=rest, threads=default_threads()
-        )
+    with WorkerProcess(f"{engine}, {label} {configuration.rest}", _ANSWER_S) as worker:
+        worker.open(engine, path, configuration, setting.running)
         yield worker
 
 

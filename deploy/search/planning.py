@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.engines import ENGINES
+from deploy.sessions import Engine
 from trueint8.artifacts import sha256_file, sha256_tree
 from trueint8.errors import ConfigError, DataError
 
@@ -81,7 +82,7 @@ def search_plan(
             fix="pass --eval-samples 128",
         )
     data = _evaluation(options, calib_data)
-    running = [name for name in engines if ENGINES.load(name).runs_here]
+    running = [name for name in engines if _measurable(ENGINES.load(name))]
     if not running:
         raise ConfigError(
             f"none of {', '.join(engines)} runs on this machine, so no drop can be measured",
@@ -118,6 +119,12 @@ def _evaluation(options: BuildOptions, calib_data: Path | None) -> Path:
             fix="pass other data, or --eval-on-calib if there is none",
         )
     return data
+
+
+def _measurable(engine: Engine) -> bool:
+    """Return whether graphs with INT8 can be measured on an engine."""
+    has_int8 = engine.int8_rest() is not None
+    return engine.runs_here and has_int8 and not engine.runs_checkpoint
 
 
 def contents(path: Path) -> set[str]:

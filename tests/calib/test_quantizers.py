@@ -14,7 +14,7 @@ import pytest
 from calib.quantizer import Peer, PeerRequest, placed_matmuls
 from calib.quantizers import QUANTIZERS
 from deploy.engines import ENGINES
-from deploy.sessions import BuildRequest, Configuration
+from deploy.sessions import BuildRequest, Configuration, Running
 from export.matmuls import find_matmuls
 from export.onnx_file import load_clean
 from export.passes.simulate import Simulate
@@ -119,7 +119,7 @@ def test_a_peers_graph_is_close_to_float_in_every_engine(
         folder.mkdir()
         shapes = {n: ((1, 1), (4, 12), (4, 32)) for n in batch}
         engine.build(BuildRequest(request.out, folder, shapes, Silence()))
-        with engine.open(folder, Configuration("int8", "fp32"), 2) as session:
+        with engine.open(folder, Configuration("int8", "fp32"), Running(2)) as session:
             (actual,) = session.run(batch).values()
         assert _cosine(actual, expected) > 0.98
 

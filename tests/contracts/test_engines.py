@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import subprocess
@@ -21,9 +22,19 @@ from onnx import numpy_helper
 from calib.placement import ATTENTION_REASON, Placement, Site
 from calib.qdq import insert_qdq
 from calib.schemes import Range, params_of_range
+from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
+from deploy.kernels import NOT_FOUND, executed_precisions
 from deploy.probe import probe_engine
-from deploy.sessions import NOT_FOUND, BuildRequest, Configuration, Engine, Precision
+from deploy.sessions import (
+    BuildRequest,
+    Configuration,
+    Engine,
+    Precision,
+    Running,
+    Shapes,
+    int8_configuration,
+)
 from export.matmuls import find_matmuls
 from export.onnx_file import save_model
 from export.passes import clean
@@ -50,6 +61,8 @@ tiny (float[batch, t, 64] x) => (float[batch, t, 64] y) {
 KEPT = "block.keep"
 QUANTIZED = ("block.up", "block.down")
 X = normal(9, 2, 8, WIDTH)
+SHAPES: Shapes = {"x": ((1, 1, WIDTH), (2, 8, WIDTH), (4, 16, WIDTH))}
+RUNNING = Running(1, shapes=SHAPES)
 AMAX = 1.8
 """Clips, so that quantized and float results are far apart."""
 
@@ -71,6 +84,18 @@ class Built:
     matmuls: dict[str, str]
     simulated: np.ndarray
     floating: np.ndarray
+
+    @property
+    def int8(self) -> Configuration:
+        """How the INT8 graph runs."""
+        configuration = int8_configuration(self.engine)
+        assert configuration is not None
+        return configuration
+
+    def executed(self, matmuls: dict[str, str]) -> dict[str, str]:
+        """Return the audit's word on each matmul."""
+        kernels = self.engine.audit(self.folder, self.int8, RUNNING, matmuls)
+        return executed_precisions(kernels, matmuls)
 
 
 def _float_graph() -> ir.Model:
@@ -118,8 +143,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     matmuls = find_matmuls(_float_graph(), modules_named=False)
     folder = scratch / "engine"
     folder.mkdir()
-    shapes = {"x": ((1, 1, WIDTH), X.shape, (4, 16, WIDTH))}
-    engine.build(BuildRequest(scratch / "int8.onnx", folder, shapes, Silence()))
+    engine.build(BuildRequest(scratch / "int8.onnx", folder, SHAPES, Silence()))
     return Built(
         engine=engine,
         folder=folder,
@@ -135,8 +159,7 @@ def session(built: Built) -> Iterator[Any]:
     """Open the INT8 engine, if this machine can run it."""
     if not built.engine.runs_here:
         pytest.skip(f"{built.engine.name} is BUILT here, not run")
-    configuration = Configuration("int8", built.engine.int8_rest())
-    with built.engine.open(built.folder, configuration, 1) as opened:
+    with built.engine.open(built.folder, built.int8, RUNNING) as opened:
         yield opened
 
 
@@ -144,11 +167,13 @@ def test_an_engine_tells_its_name_version_and_precisions(built: Built) -> None:
     engine = built.engine
     assert ENGINES.load(engine.name) is engine
     assert re.match(r"\d+\.\d+", engine.version())
-    offered = engine.float_precisions()
-    assert set(offered) <= set(get_args(Precision))
+    offered = engine.floats()
+    assert {c.rest for c in offered} <= set(get_args(Precision))
+    assert {c.graph for c in offered} <= {"float"}
     assert len(set(offered)) == len(offered)
     assert engine.int8_rest() in get_args(Precision)
-    assert ("fp32" in offered) == engine.runs_here
+    assert ([c.rest for c in offered][:1] == ["fp32"]) == engine.runs_here
+    assert engine.options <= {field.name for field in dataclasses.fields(EngineOptions)}
     assert engine.placement.rest in (None, engine.int8_rest())
     assert bool(engine.placement.head_widths) == bool(engine.placement.longest)
 
@@ -160,7 +185,7 @@ def test_an_engine_writes_its_files_into_its_folder(built: Built) -> None:
 
 
 def test_the_audit_tells_int8_from_float(built: Built) -> None:
-    found = built.engine.audit(built.folder, built.matmuls)
+    found = built.executed(built.matmuls)
     assert set(found) == set(built.matmuls)
     assert {found[name] for name in QUANTIZED} == {"int8"}
     assert found[KEPT] in get_args(Precision)
@@ -168,7 +193,7 @@ def test_the_audit_tells_int8_from_float(built: Built) -> None:
 
 def test_the_audit_invents_nothing(built: Built) -> None:
     names = {"block.other": "", "block": "", "block.upper": "", "up": ""}
-    assert set(built.engine.audit(built.folder, names).values()) == {NOT_FOUND}
+    assert set(built.executed(names).values()) == {NOT_FOUND}
 
 
 def test_the_engine_computes_what_simulation_computes(built: Built, session: Any) -> None:
@@ -196,9 +221,9 @@ def test_the_session_tells_its_inputs(session: Any) -> None:
 
 
 def test_every_float_precision_computes_the_float_graph(built: Built) -> None:
-    for precision in built.engine.float_precisions():
-        configuration = Configuration("float", precision)
-        with built.engine.open(built.float_graph, configuration, 1) as session:
+    for configuration in built.engine.floats():
+        precision = configuration.rest
+        with built.engine.open(built.float_graph, configuration, RUNNING) as session:
             actual = session.run({"x": X})["y"]
         error = np.abs(actual - built.floating).max() / np.abs(built.floating).max()
         assert error < (1e-5 if precision == "fp32" else 0.03), precision
@@ -240,7 +265,7 @@ def test_an_engine_that_cannot_run_here_says_so(built: Built) -> None:
     if built.engine.runs_here:
         pytest.skip(f"{built.engine.name} runs here")
     with pytest.raises(RunError) as caught:
-        built.engine.open(built.folder, Configuration("int8", built.engine.int8_rest()), 1)
+        built.engine.open(built.folder, built.int8, RUNNING)
     assert "BUILT, not run" in caught.value.problem
     assert "GPU" in caught.value.fix
 
@@ -266,12 +291,13 @@ def test_an_engine_whose_files_are_gone_is_an_error_of_ours(built: Built, tmp_pa
     if not built.engine.runs_here:
         pytest.skip(f"{built.engine.name} is BUILT here, not run")
     with pytest.raises((RunError, BuildError)):
-        built.engine.open(tmp_path, Configuration("int8", built.engine.int8_rest()), 1)
+        built.engine.open(tmp_path, built.int8, RUNNING)
 
 
 ABSENT = (
     BLOCKER
     + """
+from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
 from trueint8.errors import MissingDependency
 engine = ENGINES.load(sys.argv[2])
@@ -302,9 +328,8 @@ def test_without_its_library_an_engine_gives_the_install_command(name: str) -> N
 
 def test_progress_is_shown(built: Built, tmp_path: Path) -> None:
     stream = io.StringIO()
-    shapes = {"x": ((1, 1, WIDTH), X.shape, (4, 16, WIDTH))}
     source = built.folder.parent / "int8.onnx"
-    built.engine.build(BuildRequest(source, tmp_path, shapes, Lines(stream)))
+    built.engine.build(BuildRequest(source, tmp_path, SHAPES, Lines(stream)))
     assert stream.getvalue().startswith(f"build {built.engine.name} ...\n")
 
 

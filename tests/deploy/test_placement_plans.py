@@ -30,7 +30,8 @@ from calib.qdq import insert_qdq
 from calib.schemes import Range, params_of_range
 from deploy.engines import ENGINES
 from deploy.engines.tensorrt_rtx import FILE, plan_operations
-from deploy.sessions import BuildRequest
+from deploy.kernels import executed_precisions
+from deploy.sessions import BuildRequest, Configuration, Running
 from export.attentions import UNBOUNDED, find_attentions, static_shapes
 from export.initializers import add_initializer
 from export.matmuls import find_matmuls
@@ -79,6 +80,12 @@ def compiled(model: ir.Model, folder: Path, longest: int = 512) -> Path:
     shapes = {str(v.name): ((1, 1), (2, 16), (8, longest)) for v in model.graph.inputs}
     ENGINE.build(BuildRequest(folder / "model.onnx", folder, shapes, Silence()))
     return folder
+
+
+def executed(folder: Path, matmuls: dict[str, str]) -> dict[str, str]:
+    """Return the audit's word on each matmul."""
+    found = ENGINE.audit(folder, Configuration("int8", "fp16"), Running(1), matmuls)
+    return executed_precisions(found, matmuls)
 
 
 def kernels(folder: Path) -> tuple[dict[str, int], list[str]]:
@@ -294,7 +301,7 @@ def test_silent_simulation_is_not_taken_for_int8(name: str, tmp_path: Path) -> N
     save_model(graph_from_text(SIMULATED[name], used), tmp_path / "model.onnx")
     shapes = {"x": ((1, 1, 64), (2, 16, 64), (4, 32, 64))}
     ENGINE.build(BuildRequest(tmp_path / "model.onnx", tmp_path, shapes, Silence()))
-    assert ENGINE.audit(tmp_path, {"up": ""})["up"] == "fp32"
+    assert executed(tmp_path, {"up": ""})["up"] == "fp32"
 
 
 def test_the_attention_operator_runs_in_half_whatever_surrounds_it(tmp_path: Path) -> None:
@@ -314,12 +321,12 @@ def test_the_attention_operator_runs_in_half_whatever_surrounds_it(tmp_path: Pat
     save_model(model, tmp_path / "model.onnx")
     shapes = {"x": ((1, 2, 1, 32), (2, 2, 16, 32), (4, 2, 32, 32))}
     ENGINE.build(BuildRequest(tmp_path / "model.onnx", tmp_path, shapes, Silence()))
-    assert ENGINE.audit(tmp_path, {"whole": ""})["whole"] == "fp16"
+    assert executed(tmp_path, {"whole": ""})["whole"] == "fp16"
 
 
 @pytest.mark.parametrize("name", ["vanilla", "gated-output", "softmax1", "differential"])
 def test_the_audit_knows_every_matmul_of_every_plan(name: str, tmp_path: Path) -> None:
     block = Block(name, heads=4, width=16 if name == "differential" else 32)
     folder, placement = built(block, "attention", tmp_path)
-    found = ENGINE.audit(folder, {s.matmul.name: "" for s in placement.sites})
+    found = executed(folder, {s.matmul.name: "" for s in placement.sites})
     assert found == {s.matmul.name: "fp16" if s.reason else "int8" for s in placement.sites}
