@@ -7,6 +7,7 @@ same rounds on both sides, which is what makes it paired.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,9 +38,35 @@ def quantile_ms(rounds_ns: Sequence[Sequence[int]], percent: float) -> float:
 
 def median_ms(rounds_ns: Sequence[Sequence[int]]) -> Estimate:
     """Return the median over all samples, in milliseconds, with its interval."""
-    medians = _resampled_medians(rounds_ns, _drawn_rounds(len(rounds_ns)))
-    low, high = np.percentile(medians, _tails()) / 1e6
-    return Estimate(quantile_ms(rounds_ns, 50), float(low), float(high))
+    return _estimate(rounds_ns, 50)
+
+
+def percentile_ms(rounds_ns: Sequence[Sequence[int]], percent: float) -> Estimate | None:
+    """Return a percentile over all samples, in milliseconds, with its interval.
+
+    None where there are too few samples: see :func:`runs_needed`.
+    """
+    if sum(map(len, rounds_ns)) < runs_needed(percent):
+        return None
+    return _estimate(rounds_ns, percent)
+
+
+def runs_needed(percent: float) -> int:
+    """Return the least number of samples that bound a percentile on both sides.
+
+    The largest of n independent samples lies above the percentile q with probability 1 − qⁿ; that
+    must be 97.5 %, or the upper end of a 95 % interval is not among the samples.
+
+    Args:
+        percent: 50 <= q < 100.
+    """
+    return math.ceil(math.log(_tails()[0] / 100) / math.log(percent / 100))
+
+
+def _estimate(rounds_ns: Sequence[Sequence[int]], percent: float) -> Estimate:
+    found = _resampled(rounds_ns, _drawn_rounds(len(rounds_ns)), percent)
+    low, high = np.percentile(found, _tails()) / 1e6
+    return Estimate(quantile_ms(rounds_ns, percent), float(low), float(high))
 
 
 def speed_up(
@@ -60,7 +87,7 @@ def speed_up(
     if len(baseline_ns) != len(candidate_ns):
         raise ValueError(f"{len(baseline_ns)} rounds cannot be paired with {len(candidate_ns)}")
     drawn = _drawn_rounds(len(baseline_ns))
-    ratios = _resampled_medians(baseline_ns, drawn) / _resampled_medians(candidate_ns, drawn)
+    ratios = _resampled(baseline_ns, drawn, 50) / _resampled(candidate_ns, drawn, 50)
     low, high = np.percentile(ratios, _tails())
     return Estimate(
         quantile_ms(baseline_ns, 50) / quantile_ms(candidate_ns, 50), float(low), float(high)
@@ -75,8 +102,8 @@ def _drawn_rounds(rounds: int) -> np.ndarray:
     return np.random.default_rng(_SEED).integers(0, rounds, size=(RESAMPLES, rounds))
 
 
-def _resampled_medians(rounds_ns: Sequence[Sequence[int]], drawn: np.ndarray) -> np.ndarray:
-    """Return the median of each drawn set of rounds; all rounds hold equally many samples."""
+def _resampled(rounds_ns: Sequence[Sequence[int]], drawn: np.ndarray, percent: float) -> np.ndarray:
+    """Return a percentile of each drawn set of rounds; all rounds hold equally many samples."""
     samples = np.asarray(rounds_ns, dtype=np.float64)
-    medians: np.ndarray = np.median(samples[drawn].reshape(len(drawn), -1), axis=1)
-    return medians
+    found: np.ndarray = np.percentile(samples[drawn].reshape(len(drawn), -1), percent, axis=1)
+    return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.profiling.results import Accuracy, Coverage, Row
-from deploy.profiling.statistics import Estimate, median_ms, quantile_ms, speed_up
+from deploy.profiling.statistics import Estimate, median_ms, percentile_ms, speed_up
 from trueint8.kinds import Kind
+
+PERCENTILES = (90, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +18,8 @@ class RowFigures:
 
     row: Row
     median_ms: Estimate | None
-    p90_ms: float | None
-    p99_ms: float | None
+    percentiles_ms: Mapping[int, Estimate | None]
+    """Of 90, 95 and 99 %; None where there are too few samples, empty where none was taken."""
     throughput_per_s: float | None
     """Sequences per second at the median: batch ÷ p50."""
 
@@ -82,14 +84,13 @@ def _compare(group: list[Row]) -> Comparison:
 
 def _figures(row: Row) -> RowFigures:
     if row.latency is None:
-        return RowFigures(row, None, None, None, None)
+        return RowFigures(row, None, {}, None)
     rounds = row.latency.rounds_ns
     median = median_ms(rounds)
     return RowFigures(
         row=row,
         median_ms=median,
-        p90_ms=quantile_ms(rounds, 90),
-        p99_ms=quantile_ms(rounds, 99),
+        percentiles_ms={q: percentile_ms(rounds, q) for q in PERCENTILES},
         throughput_per_s=row.latency.batch / median.value * 1e3,
     )
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from trueint8.errors import RunError, TrueInt8Error
 
-WARMUP_LEAST_RUNS = 5
-WARMUP_LEAST_S = 0.5
+WARMUP_LONGEST_S = 10.0
 
 
 def peak_memory_kib() -> int:
@@ -49,16 +48,17 @@ class Worker:
         return {"load_s": time.perf_counter() - start}
 
     def warm_up(self, data: str) -> dict[str, Any]:
-        """Run the first batch until it has been run often and long enough; return all times."""
+        """Run the first batch until runs stop getting faster; return all times."""
         from deploy.profiling.evaluation import load_evaluation
+        from deploy.profiling.warming import settled
 
         self._data = load_evaluation(Path(data))
         self._batch = self._data.batches[0]
         start = time.perf_counter()
         times: list[int] = []
-        while len(times) < WARMUP_LEAST_RUNS or time.perf_counter() - start < WARMUP_LEAST_S:
+        while not (done := settled(times)) and time.perf_counter() - start < WARMUP_LONGEST_S:
             times += self._timed(1)
-        return {"times_ns": times}
+        return {"times_ns": times, "settled": done}
 
     def time(self, runs: int) -> dict[str, Any]:
         """Run the batch ``runs`` times; return each time and the peak memory so far."""

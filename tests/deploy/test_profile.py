@@ -380,10 +380,16 @@ def test_the_latency_table_is_what_the_raw_samples_say(
         ]
         assert matching, row["engine"]
         assert any(
-            _shows(shown["Latency, ms: p99"], float(np.percentile(pooled, 99)))
+            _shown_or_lacking(shown["Latency, ms: p90"], pooled)
             and _shows(shown["Throughput: sequences/s"], 8e3 / _p50_ms(row))
             for shown in matching
         )
+
+
+def _shown_or_lacking(cell: Seen, pooled: np.ndarray) -> bool:
+    if len(pooled) < 36:
+        return cell.value == "takes 36 samples"
+    return _shows(cell, float(np.percentile(pooled, 90)))
 
 
 @pytest.mark.slow

@@ -17,9 +17,11 @@ _DEFINITIONS = {
     "configuration. Every float precision the engine has is a row of its own.",
     "INT8 MAC coverage": "share of the float graph's multiply-accumulates that the engine "
     "executes with two INT8 operands, read from the engine.",
-    "p50, p90, p99": "percentiles over all samples of all rounds, linear interpolation between "
-    "order statistics; warm-up calls are kept in the results file and left out here.",
-    "Interval": f"{100 * CONFIDENCE:.0f} % bootstrap interval of the median, or of the ratio of "
+    "p50, p90, p95, p99": "percentiles over all samples of all rounds, linear interpolation "
+    "between order statistics; shown where so many samples were taken that the largest lies "
+    "above the percentile in 97.5 % of such runs. Warm-up calls, those that were still getting "
+    "faster, are kept in the results file and left out here.",
+    "Interval": f"{100 * CONFIDENCE:.0f} % bootstrap interval of a percentile, or of a ratio of "
     f"medians: whole rounds are drawn anew {RESAMPLES} times, the same on both sides of a ratio.",
     "faster, slower": "the whole interval of the speed-up lies above, or below, 1.",
     NO_EVIDENCE: "the interval of the speed-up includes 1.",

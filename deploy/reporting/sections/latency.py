@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deploy.profiling.results import Row
-from deploy.profiling.summary import Comparison, RowFigures, summarize
+from deploy.profiling.statistics import Estimate, runs_needed
+from deploy.profiling.summary import PERCENTILES, Comparison, RowFigures, summarize
 from deploy.reporting.charts import Mark, bar_chart
 from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
 from deploy.reporting.figures import (
@@ -27,8 +28,7 @@ COLUMNS = (
     Column("Engine"),
     Column("Configuration"),
     Column("p50", "Latency, ms", numeric=True),
-    Column("p90", "Latency, ms", numeric=True),
-    Column("p99", "Latency, ms", numeric=True),
+    *(Column(f"p{q}", "Latency, ms", numeric=True) for q in PERCENTILES),
     Column("sequences/s", "Throughput", numeric=True),
     Column("peak memory", "MiB", numeric=True),
     Column("on disk", "MiB", numeric=True),
@@ -36,7 +36,6 @@ COLUMNS = (
     Column("Threads", numeric=True),
     Column("Samples", numeric=True),
 )
-_FEW_FOR_P99 = 100
 
 
 def section(rows: Sequence[Row]) -> Section:
@@ -107,13 +106,13 @@ def _line(figures: RowFigures) -> tuple[Cell, ...]:
     latency = row.latency
     if latency is None:
         gap = missing(row, [row])
-        return (*names, gap, gap, gap, gap, *sizes, Cell(""), Cell(""), Cell("0"))
+        gaps = [gap] * (2 + len(PERCENTILES))
+        return (*names, *gaps, *sizes, Cell(""), Cell(""), Cell("0"))
     samples = sum(map(len, latency.rounds_ns))
     return (
         *names,
         latency_cell(figures, [row], unit=""),
-        _percentile(figures.p90_ms, row.kind),
-        _percentile(figures.p99_ms, row.kind, few=samples < _FEW_FOR_P99),
+        *(_percentile(q, figures.percentiles_ms[q], row.kind) for q in PERCENTILES),
         Cell(rounded(figures.throughput_per_s or 0.0, 1), row.kind),
         *sizes,
         Cell(f"{latency.batch} × {latency.sequence}"),
@@ -122,11 +121,11 @@ def _line(figures: RowFigures) -> tuple[Cell, ...]:
     )
 
 
-def _percentile(value_ms: float | None, kind: Kind, *, few: bool = False) -> Cell:
-    if value_ms is None:
-        return Cell("")
-    remark = f"fewer than {_FEW_FOR_P99} samples" if few else ""
-    return Cell(rounded(value_ms, ms_decimals(value_ms)), kind, remark=remark)
+def _percentile(percent: int, found: Estimate | None, kind: Kind) -> Cell:
+    if found is None:
+        return Cell(f"takes {runs_needed(percent)} samples", muted=True)
+    decimals = ms_decimals(found.value)
+    return Cell(rounded(found.value, decimals), kind, detail=interval(found, decimals))
 
 
 def _size(mib: float | None, kind: Kind | None = None) -> Cell:

@@ -1,0 +1,102 @@
+"""Two configurations launched beside each other, again and again, and compared."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.profiling.comparison import Comparison, Rounds, compare_launches
+from deploy.profiling.workers import WorkerProcess, time_interleaved
+from deploy.sessions import Configuration, Running
+from trueint8.progress import Progress
+
+_SIDES = ("A", "B", "control")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One side of a comparison: what a process opens, and its name for people."""
+
+    label: str
+    engine: str
+    path: Path
+    configuration: Configuration
+    running: Running
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        launches: Fresh processes of each side.
+        rounds: In each launch.
+        round_ms: Aim for one side's round; it has at least 3 runs.
+        seed: Of the order.
+        timeout_s: Longest wait for one answer.
+    """
+
+    launches: int = 10
+    rounds: int = 10
+    round_ms: float = 100.0
+    seed: int = 0
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What was measured: rounds in ns per launch, by side."""
+
+    samples: Mapping[str, list[Rounds]]
+    unsettled: int
+    """Processes that were still getting faster when their warm-up was ended."""
+
+    def comparison(self) -> Comparison:
+        """Return the comparison of B with A."""
+        return compare_launches(*(self.samples[s] for s in ("A", "B", "control")))
+
+
+def contest(a: Arm, b: Arm, data: Path, effort: Effort, progress: Progress) -> Contest:
+    """Launch A, B and A again, each in a process of its own, and time them in turn.
+
+    Args:
+        a: The baseline.
+        b: What is compared with it.
+        data: What :meth:`deploy.profiling.evaluation.EvaluationSet.save` wrote; its first
+            batch is run.
+        effort: How much to measure.
+        progress: Where progress is shown.
+
+    Raises:
+        RunError: If a side fails.
+    """
+    order = random.Random(effort.seed)
+    samples: dict[str, list[Rounds]] = {side: [] for side in _SIDES}
+    unsettled = 0
+    title = f"compare {a.label} with {b.label}"
+    with progress.step(title, total=effort.launches * effort.rounds) as advance:
+        for launch in range(effort.launches):
+            with ExitStack() as stack:
+                workers, warmups = {}, {}
+                for side in order.sample(_SIDES, len(_SIDES)):
+                    arm = b if side == "B" else a
+                    worker = WorkerProcess(arm.label, effort.timeout_s)
+                    workers[side] = stack.enter_context(worker)
+                    worker.open(arm.engine, arm.path, arm.configuration, arm.running)
+                    answer = worker.ask("warm_up", data=str(data))
+                    warmups[side] = answer["times_ns"]
+                    unsettled += not answer["settled"]
+                times, _ = time_interleaved(
+                    workers,
+                    warmups,
+                    rounds=effort.rounds,
+                    round_ms=effort.round_ms,
+                    seed=effort.seed + launch,
+                    advance=advance,
+                )
+            for side in _SIDES:
+                samples[side].append(times[side])
+    return Contest(samples, unsettled)
