@@ -1,0 +1,121 @@
+"""TensorRT 10.8 to 11.4: plans for the NVIDIA GPU they are built on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.engine_options import EngineOptions
+from deploy.kernels import Kernel
+from deploy.nvidia.device import compute_capability
+from deploy.nvidia.engine import PlanEngine
+from deploy.nvidia.inspector import engine_kernels
+from deploy.nvidia.library import listed, log_of
+from deploy.nvidia.timing_cache import keep_timing_cache, use_timing_cache
+from deploy.sessions import BuildRequest, Configuration, Running
+from trueint8.errors import BuildError, RunError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+REQUIREMENT = "tensorrt>=10.8"
+
+
+class TensorRt(PlanEngine):
+    """Builds and runs on the GPU at hand; the engine inspector tells what it executes."""
+
+    name = "tensorrt"
+    title = "TensorRT"
+    module = "tensorrt"
+    install = f"pip install 'trueint8[tensorrt]'   (or: pip install '{REQUIREMENT}')"
+    options = frozenset(
+        [
+            "workspace_mib",
+            "opt_level",
+            "timing_cache",
+            "version_compatible",
+            "hardware_compatible",
+            "cuda_graph",
+        ]
+    )
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the library and an NVIDIA GPU are here."""
+        return compute_capability() is not None and self.installed()
+
+    @property
+    def builds_here(self) -> bool:
+        """The same: TensorRT times kernels on the GPU it builds for."""
+        return self.runs_here
+
+    def build(self, request: BuildRequest) -> None:
+        """Build on the GPU.
+
+        Raises:
+            BuildError: If there is none, or TensorRT refuses the graph.
+        """
+        self.library()
+        if not self.builds_here:
+            raise BuildError(
+                "TensorRT builds on the GPU that it builds for, and there is none here",
+                fix="run this on that machine, or build for NVIDIA RTX GPUs from here with "
+                "--engine tensorrt-rtx",
+            )
+        super().build(request)
+
+    def configure(self, config: trt.IBuilderConfig, options: EngineOptions) -> None:
+        """Set compatibility and the timing cache."""
+        library = self.library()
+        if options.version_compatible:
+            config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
+        levels = library.HardwareCompatibilityLevel
+        config.hardware_compatibility_level = {
+            "none": levels.NONE,
+            "ampere+": levels.AMPERE_PLUS,
+            "same-compute-capability": levels.SAME_COMPUTE_CAPABILITY,
+        }[options.hardware_compatible]
+        if options.timing_cache is not None:
+            use_timing_cache(config, Path(options.timing_cache).expanduser())
+
+    def compiled(self, config: trt.IBuilderConfig, options: EngineOptions) -> None:
+        """Keep the timing cache."""
+        if options.timing_cache is not None:
+            keep_timing_cache(config, Path(options.timing_cache).expanduser())
+
+    def audit(
+        self,
+        path: Path,
+        configuration: Configuration,
+        running: Running,
+        matmuls: Mapping[str, str],
+    ) -> list[Kernel]:
+        """Ask the engine inspector.
+
+        Raises:
+            RunError: If the plan does not load here.
+        """
+        plan, where = self.plan_of(path, configuration, running)
+        library = self.library()
+        with log_of(library).collecting() as lines:
+            runtime = library.Runtime(log_of(library))
+            engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise RunError(
+                    f"{where} is no plan that this TensorRT can read here:\n    {listed(lines)}",
+                    fix="audit it on a GPU like that of the build, with the same version",
+                )
+            inspector = engine.create_engine_inspector()
+            text = inspector.get_engine_information(library.LayerInformationFormat.JSON)
+        return engine_kernels(text, matmuls)
+
+    def not_here(self, path: Path) -> RunError:
+        """Say that there is no GPU."""
+        return RunError(
+            f"{path} is BUILT, not run: a TensorRT plan needs the NVIDIA GPU it was built for",
+            fix="load the bundle with engine='openvino' or 'onnxruntime', or on such a GPU",
+        )
+
+
+ENGINE = TensorRt()
