@@ -56,9 +56,9 @@ class BuildOptions(EngineFlags):
     )
     engine: str = option(
         "auto",
-        help="openvino, onnxruntime, tensorrt, tensorrt-rtx, several with commas, or all: every one "
-        "that is installed and builds here. auto: tensorrt where it and a GPU are here, else "
-        "openvino, plus a TensorRT-RTX plan where that package is installed.",
+        help="openvino, onnxruntime, tensorrt, tensorrt-rtx, several with commas, or all: "
+        "every one that is installed and builds here. auto: tensorrt where it and a GPU are here, "
+        "else openvino, plus a TensorRT-RTX plan where that package is installed.",
     )
     golden: str | None = option(
         help="Data for the golden inputs.  [default: token ids drawn from the vocabulary]"

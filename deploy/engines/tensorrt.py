@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 from deploy.engine_options import EngineOptions
 from deploy.kernels import Kernel
-from deploy.nvidia.device import compute_capability
+from deploy.nvidia.device import compute_capability, open_device
 from deploy.nvidia.engine import PlanEngine
 from deploy.nvidia.inspector import engine_kernels
-from deploy.nvidia.library import listed, log_of
+from deploy.nvidia.library import log_lines
+from deploy.nvidia.loading import load_plan
 from deploy.nvidia.timing_cache import keep_timing_cache, use_timing_cache
 from deploy.sessions import BuildRequest, Configuration, Running
-from trueint8.errors import BuildError, RunError
+from trueint8.errors import BuildError, ConfigError, RunError
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 REQUIREMENT = "tensorrt>=10.8"
+LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
+"""TensorRT's names for :attr:`EngineOptions.hardware_compatible`; the second came after 10.8."""
 
 
 class TensorRt(PlanEngine):
@@ -70,12 +73,16 @@ class TensorRt(PlanEngine):
         library = self.library()
         if options.version_compatible:
             config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
-        levels = library.HardwareCompatibilityLevel
-        config.hardware_compatibility_level = {
-            "none": levels.NONE,
-            "ampere+": levels.AMPERE_PLUS,
-            "same-compute-capability": levels.SAME_COMPUTE_CAPABILITY,
-        }[options.hardware_compatible]
+        if options.hardware_compatible in LEVELS:
+            known = library.HardwareCompatibilityLevel.__members__
+            level = LEVELS[options.hardware_compatible]
+            if level not in known:
+                raise ConfigError(
+                    f"TensorRT {library.__version__} has no --hardware-compatible "
+                    f"{options.hardware_compatible}",
+                    fix="leave it out, or install a later TensorRT",
+                )
+            config.hardware_compatibility_level = known[level]
         if options.timing_cache is not None:
             use_timing_cache(config, Path(options.timing_cache).expanduser())
 
@@ -96,19 +103,21 @@ class TensorRt(PlanEngine):
         Raises:
             RunError: If the plan does not load here.
         """
+        if not self.runs_here:
+            raise self.not_here(path)
         plan, where = self.plan_of(path, configuration, running)
-        library = self.library()
-        with log_of(library).collecting() as lines:
-            runtime = library.Runtime(log_of(library))
-            engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
-            if engine is None:
-                raise RunError(
-                    f"{where} is no plan that this TensorRT can read here:\n    {listed(lines)}",
-                    fix="audit it on a GPU like that of the build, with the same version",
-                )
+        library, device = self.library(), open_device()
+        with device.current(), log_lines(library) as lines:
+            kept, engine = load_plan(self, plan, where, running.options, device, lines)
             inspector = engine.create_engine_inspector()
             text = inspector.get_engine_information(library.LayerInformationFormat.JSON)
+            del inspector, engine, kept  # in this order, on the device they are of
         return engine_kernels(text, matmuls)
+
+    def prepare(self, runtime: trt.Runtime, plan: bytes, options: EngineOptions) -> None:
+        """Allow the code inside a plan that later versions can run: a runtime of its own."""
+        del plan
+        runtime.engine_host_code_allowed = options.version_compatible
 
     def not_here(self, path: Path) -> RunError:
         """Say that there is no GPU."""

@@ -86,13 +86,14 @@ class TensorRtRtx(PlanEngine):
             fix="load the bundle with engine='openvino' or 'onnxruntime', or copy it to such a GPU",
         )
 
-    def check_plan(self, runtime: trt.Runtime, plan: bytes) -> None:
+    def prepare(self, runtime: trt.Runtime, plan: bytes, options: EngineOptions) -> None:
         """Ask whether this GPU, driver and version can run it.
 
         Raises:
             RunError: With the library's reasons.
         """
         library = self.library()
+        del options
         validity, reasons = runtime.get_engine_validity(plan)
         if validity == library.EngineValidity.INVALID:
             known = library.EngineInvalidityDiagnostics.__members__.items()

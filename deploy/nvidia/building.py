@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deploy.engine_options import EngineOptions
-from deploy.nvidia.library import is_noise, listed, log_of
+from deploy.nvidia.library import is_noise, listed, log_lines, log_of
 from deploy.nvidia.monitoring import progress_monitor, signals_recorded
 from deploy.refusals import unsupported_operator
 from deploy.sessions import Shapes
@@ -66,7 +66,7 @@ def compile_plan(
     """
     library = compiler.library()
     log = log_of(library)
-    with log.collecting() as lines, signals_recorded() as stop:
+    with log_lines(library) as lines, signals_recorded() as stop:
         builder = _builder(library, log, compiler.title, lines)
         network = builder.create_network(
             1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

@@ -159,9 +159,9 @@ class PlanEngine(ABC):
             plan = compile_plan(self, graph, running.shapes, running.options, _nothing)
         return plan, f"the plan of {path.name}"
 
-    def check_plan(self, runtime: trt.Runtime, plan: bytes) -> None:
-        """Refuse a plan that the library knows it cannot run."""
-        del runtime, plan
+    def prepare(self, runtime: trt.Runtime, plan: bytes, options: EngineOptions) -> None:
+        """Set what this plan needs, and refuse it where the library knows it cannot run."""
+        del runtime, plan, options
 
     def runtime_config(
         self, engine: trt.ICudaEngine, plan: bytes, running: Running

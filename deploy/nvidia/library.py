@@ -16,6 +16,7 @@ _NOISE = "cudaError 35"
 """Printed beside every parser error where there is no driver; says nothing of the graph."""
 
 _logs: dict[str, trt.ILogger] = {}
+_listening: dict[str, list[list[str]]] = {}
 
 
 def load_library(engine: str, module: str, install: str) -> Any:
@@ -40,35 +41,36 @@ def load_library(engine: str, module: str, install: str) -> Any:
 
 
 def log_of(library: Any) -> trt.ILogger:
-    """Return a library's logger.
-
-    Its ``collecting()`` is a context manager that yields a list, which gets every warning and
-    error logged meanwhile: a failed build or load only returns None.
-    """
+    """Return a library's logger; what it is told goes to every :func:`log_lines`."""
     name = library.__name__
     if name not in _logs:
 
         class Log(library.ILogger):
             def __init__(self) -> None:
                 library.ILogger.__init__(self)
-                self._kept: list[list[str]] = []
 
             def log(self, severity: trt.ILogger.Severity, message: str) -> None:
                 if severity <= library.ILogger.WARNING and _NOISE not in message:
-                    for lines in self._kept:
+                    for lines in _listening.get(name, ()):
                         lines.append(message)
-
-            @contextlib.contextmanager
-            def collecting(self) -> Iterator[list[str]]:
-                lines: list[str] = []
-                self._kept.append(lines)
-                try:
-                    yield lines
-                finally:
-                    self._kept = [kept for kept in self._kept if kept is not lines]
 
         _logs[name] = Log()
     return _logs[name]
+
+
+@contextlib.contextmanager
+def log_lines(library: Any) -> Iterator[list[str]]:
+    """Yield a list that gets every warning and error logged during a block.
+
+    A failed build or load only returns None; why, only the log tells.
+    """
+    lines: list[str] = []
+    listening = _listening.setdefault(library.__name__, [])
+    listening.append(lines)
+    try:
+        yield lines
+    finally:
+        listening[:] = [kept for kept in listening if kept is not lines]
 
 
 def is_noise(line: str) -> bool:

@@ -12,7 +12,8 @@ import numpy as np
 from calib.inputs import GraphInput
 from deploy.nvidia.buffers import DeviceBuffer, TensorBuffer
 from deploy.nvidia.device import Device, out_of_memory
-from deploy.nvidia.library import listed, log_of
+from deploy.nvidia.library import listed, log_lines
+from deploy.nvidia.loading import Loader, load_plan, tells_of_memory
 from deploy.sessions import Running, check_inputs
 from trueint8.errors import RunError
 
@@ -22,28 +23,16 @@ if TYPE_CHECKING:
 MOST_GRAPHS = 16
 """Shapes whose CUDA graphs are kept; beyond, that of the shape not used for longest goes."""
 
-_MEMORY_WORDS = ("out of memory", "OutOfMemory", "FAILED_ALLOCATION")
 _NS_PER_MS = 1_000_000
 
 ShapeKey = tuple[tuple[int, ...], ...]
 
 
-class Runner(Protocol):
+class Runner(Loader, Protocol):
     """What is particular to one of the two libraries when a plan runs."""
 
-    title: str
     captures_itself: bool
     """Whether contexts capture CUDA graphs by themselves."""
-
-    def library(self) -> Any:
-        """Return the imported library."""
-
-    def check_plan(self, runtime: trt.Runtime, plan: bytes) -> None:
-        """Refuse a plan that the library knows it cannot run.
-
-        Raises:
-            RunError: Saying why.
-        """
 
     def runtime_config(
         self, engine: trt.ICudaEngine, plan: bytes, running: Running
@@ -89,7 +78,6 @@ class PlanSession:
     ) -> None:
         self._runner, self._device, self._plan = runner, device, plan
         self._library = library = runner.library()
-        self._log = log_of(library)
         self._prepared: OrderedDict[ShapeKey | None, _Prepared] = OrderedDict()
         self._scratch = DeviceBuffer(device)
         self.device_ns = 0
@@ -98,32 +86,12 @@ class PlanSession:
         options = running.options
         graphs = options.cuda_graph and device.captures and not running.profiled
         self._captures = graphs and not runner.captures_itself
-        with device.current(), self._log.collecting() as lines:
-            self._engine = self._load(where, lines)
+        with device.current(), log_lines(self._library) as lines:
+            self._runtime, self._engine = load_plan(runner, plan, where, options, device, lines)
             self._config, self._cache = runner.runtime_config(self._engine, plan, running)
             self._read_tensors()
             self._stream = device.create_stream()
             self._start, self._end = device.create_event(), device.create_event()
-
-    def _load(self, where: str, lines: list[str]) -> trt.ICudaEngine:
-        version = f"{self._runner.title} {self._library.__version__}"
-        try:
-            runtime: trt.Runtime = self._library.Runtime(self._log)
-        except TypeError as err:  # pybind11's word for a factory that returned nothing
-            raise RunError(
-                f"{version} cannot start:\n    {listed(lines)}",
-                fix="check the GPU and its driver with nvidia-smi",
-            ) from err
-        self._runner.check_plan(runtime, self._plan)
-        engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(self._plan)
-        if engine is None:
-            self._raise_if_memory(lines, len(self._plan))
-            raise RunError(
-                f"{where} is no plan that {version} can run on this GPU:\n    {listed(lines)}",
-                fix="build it again with this version on this GPU, or restore the file",
-            )
-        self._runtime = runtime
-        return engine
 
     def _read_tensors(self) -> None:
         library, engine = self._library, self._engine
@@ -148,7 +116,7 @@ class PlanSession:
         """Run one batch; outputs are copies, floats of any width as float32."""
         check_inputs(self.inputs, arrays)
         self._check_bounds(arrays)
-        with self._device.current(), self._log.collecting() as lines:
+        with self._device.current(), log_lines(self._library) as lines:
             prepared = self._prepare(arrays, lines)
             for item in self.inputs:
                 array, buffer = arrays[item.name], self._buffers[item.name]
@@ -292,7 +260,7 @@ class PlanSession:
         return DeviceMemory(weights, self._scratch.size, held)
 
     def _raise_if_memory(self, lines: list[str], needed: int) -> None:
-        if any(word in line for line in lines for word in _MEMORY_WORDS):
+        if tells_of_memory(lines):
             raise out_of_memory(needed, self._device.memory())
 
     def _failed(self, what: str, lines: list[str]) -> RunError:
