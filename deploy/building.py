@@ -18,12 +18,7 @@ from calib.ranges import DataEntry, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.commands.build import OURS
-from deploy.compiling import (
-    Steps,
-    build_engines,
-    engine_shapes,
-    longest_sequence,
-)
+from deploy.compiling import Steps, build_engines
 from deploy.engine_graphs import special_rules
 from deploy.exporting import copy_tokenizer
 from deploy.float_graph import write_float_graph
@@ -43,6 +38,7 @@ from deploy.search.candidates import Quantized
 from deploy.search.planning import SearchPlan
 from deploy.search.searching import Subject, search_placement, with_kept
 from deploy.sessions import Shapes
+from deploy.shapes import engine_shapes, longest_sequence
 from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
@@ -93,7 +89,9 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     for warning in warnings:
         progress.say(f"warning: {warning}")
     graph = load_clean(folder / layout.FLOAT_GRAPH)
-    shapes = engine_shapes(inputs, samples.batches[0], plan.source.max_positions)
+    limit = plan.source.max_positions
+    suggested = engine_shapes(inputs, samples.batches[0], limit)
+    shapes = plan.shapes.applied(suggested, inputs, limit)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         request = _quantization(folder, plan, samples, shapes, Path(scratch), steps, progress)
         found = None

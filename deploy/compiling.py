@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 
 from calib.collector import unpadded
 from calib.data import Samples
-from calib.inputs import GraphInput
 from calib.quantization import Prepared
 from deploy import bundle as layout
 from deploy.engine_graphs import decisions, engine_graph, simulated_outputs
@@ -30,12 +29,11 @@ from deploy.sessions import (
     Shapes,
     int8_configuration,
 )
+from deploy.shapes import fitting
 from export.reference import open_reference
 from trueint8.artifacts import no_space
 from trueint8.errors import BuildError, CalibrationError, RunError
 from trueint8.progress import Progress
-
-RTX_MAX_SEQUENCE = 512
 
 
 @dataclass(slots=True)
@@ -82,7 +80,7 @@ def build_engines(
     """
     names = {s.matmul.name: s.matmul.returns for s in prepared.placement.sites}
     common = {s.matmul.name: s.reason for s in prepared.placement.sites}
-    batch = samples.batches[0]
+    batch = fitting(samples.batches[0], shapes)
     with open_reference(folder / layout.FLOAT_GRAPH) as run:
         expected = run(batch)
     needed = (folder / layout.INT8_GRAPH).stat().st_size
@@ -181,30 +179,3 @@ def _cosine(
     squares = [sum(float((p[i] ** 2).sum()) for p in pairs) for i in (0, 1)]
     norm = float(np.sqrt(squares[0] * squares[1]))
     return dot / norm if norm else float(squares[0] == squares[1])
-
-
-def engine_shapes(
-    inputs: Sequence[GraphInput], batch: Mapping[str, np.ndarray], max_positions: int | None
-) -> Shapes:
-    """Return (1, 1, ...), the calibration batch's shape, and that with the longest sequence.
-
-    An axis that the graph fixes keeps its length in all three.
-    """
-    longest = min(max_positions or RTX_MAX_SEQUENCE, RTX_MAX_SEQUENCE)
-    shapes = {}
-    for item in inputs:
-        usual = batch[item.name].shape
-        tokens = item.dtype.kind == "i" and len(usual) == 2
-        largest = (usual[0], max(usual[1], longest)) if tokens else usual
-        smallest = (*(1 for _ in usual[:2]), *usual[2:])
-        shapes[item.name] = (_fixed(item, smallest), usual, _fixed(item, largest))
-    return shapes
-
-
-def longest_sequence(shapes: Shapes) -> int:
-    """Return the most tokens among inputs of token ids (B, T), or 0 if there are none."""
-    return max((largest[1] for *_, largest in shapes.values() if len(largest) == 2), default=0)
-
-
-def _fixed(item: GraphInput, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(s if d is None else d for s, d in zip(shape, item.shape, strict=True))

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+GPU_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""Compute capabilities that TensorRT-RTX 1.7 compiles for."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:

@@ -16,10 +16,10 @@ from calib.quantization import DEFAULT_ESTIMATOR, Settings
 from calib.ranges import Estimator
 from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
+from deploy.engine_flags import engine_options
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
 from deploy.golden import COUNT
-from deploy.hardware import gpu
 from deploy.options import check_counts
 from deploy.search.planning import SearchPlan, contents, search_plan
 from deploy.sessions import Engine
@@ -29,10 +29,11 @@ from deploy.settings import (
     quantizer_from_options,
     settings_from_options,
 )
+from deploy.shapes import ShapeWishes, shape_wishes
 from export.source import Source, source_from_argument
 from trueint8 import __version__
 from trueint8.artifacts import sha256_file, sha256_tree
-from trueint8.errors import ConfigError, DataError, MissingDependency
+from trueint8.errors import BuildError, ConfigError, DataError, MissingDependency
 
 DEFAULT_SEQUENCE = 128
 FEW_SAMPLES = 8
@@ -112,6 +113,7 @@ class BuildPlan(CalibrationPlan):
     quantizer: QuantizerChoice | None
     search: SearchPlan | None
     options: EngineOptions
+    shapes: ShapeWishes
     force: bool
 
     def options_of(self, engine: Engine) -> EngineOptions:
@@ -147,6 +149,7 @@ class BuildPlan(CalibrationPlan):
             "search": self.search.request() if self.search else None,
             "engines": self.engine_versions,
             "engine-options": self.options.to_plain(),
+            "shapes": self.shapes.to_plain(),
         }
 
     def load_golden(self, inputs: Sequence[GraphInput]) -> Samples:
@@ -165,6 +168,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         ConfigError: If options are out of range or missing.
         UnknownName: If an estimator or engine does not exist.
         MissingDependency: If a chosen engine is not installed.
+        BuildError: If a chosen engine cannot build on this machine.
         ExportError: If the model is refused.
         DataError: If the calibration data is not there.
     """
@@ -172,6 +176,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
     quantizer = quantizer_from_options(options)
     engines = choose_engines(options.engine)
     versions = {name: ENGINES.load(name).version() for name in engines}
+    _refuse_unbuildable(engines)
     plan = calibration_plan(options.model, options)
     golden = _existing(options.golden)
     if golden and plan.calib_data and contents(golden) & contents(plan.calib_data):
@@ -195,7 +200,8 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         fp32_rest=options.fp32_rest,
         quantizer=quantizer,
         search=search_plan(options, engines, plan.calib_data),
-        options=EngineOptions(),
+        options=engine_options(options, engines),
+        shapes=shape_wishes(options),
         force=options.force,
     )
 
@@ -240,14 +246,14 @@ def calibration_plan(model: str | None, options: CalibrationOptions) -> Calibrat
 
 
 def choose_engines(text: str) -> list[str]:
-    """Return engine names for ``auto``, ``all``, or names joined by commas.
+    """Return engine names for ``auto``, ``all`` (that are installed and build here), or a list.
 
     Raises:
         UnknownName: If there is no engine of that name.
     """
     names = ENGINES.names()
     if text == "all":
-        return names
+        return [n for n in names if _installed(n) and ENGINES.load(n).builds_here]
     if text != "auto":
         chosen = [part.strip() for part in text.split(",") if part.strip()]
         for name in chosen:
@@ -255,7 +261,7 @@ def choose_engines(text: str) -> list[str]:
         if not chosen:
             raise ConfigError("--engine is empty", fix=f"choose auto, all, or {', '.join(names)}")
         return list(dict.fromkeys(chosen))
-    here = "tensorrt" if "tensorrt" in names and gpu() and _installed("tensorrt") else "openvino"
+    here = "tensorrt" if ENGINES.load("tensorrt").runs_here else "openvino"
     return [here, *(["tensorrt-rtx"] if _installed("tensorrt-rtx") else [])]
 
 
@@ -265,6 +271,17 @@ def _installed(engine: str) -> bool:
     except MissingDependency:
         return False
     return True
+
+
+def _refuse_unbuildable(engines: Sequence[str]) -> None:
+    """Say before the calibration what would only be said after it."""
+    for name in engines:
+        if not ENGINES.load(name).builds_here:
+            others = [n for n in ENGINES.names() if ENGINES.load(n).builds_here]
+            raise BuildError(
+                f"{name} builds on the GPU that it builds for, and there is none here",
+                fix=f"build on that machine, or choose from: {', '.join(others)}",
+            )
 
 
 def _check_build_options(options: BuildOptions) -> None:

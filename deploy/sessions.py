@@ -152,6 +152,10 @@ class Engine(Protocol):
     def runs_here(self) -> bool:
         """Whether this machine can run what is built; False means BUILT only."""
 
+    @property
+    def builds_here(self) -> bool:
+        """Whether this machine can build, once the library is installed."""
+
     def version(self) -> str:
         """Return the version of the library behind it.
 

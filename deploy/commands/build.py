@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from deploy.commands.calibrate import CalibrationOptions
+from deploy.engine_flags import EngineFlags
 from deploy.options import Origin, argument, command_from_options, option, print_json
 
 OURS = "trueint8"
@@ -31,6 +31,9 @@ Examples:
   deploy build ./opt-125m --int8 --calib-data calib.jsonl --percentile 99.999 --seq-len 256
   deploy build ./bert-base --int8 --ranges ranges.safetensors --calib mse --calib-data wiki.txt
   deploy build ./bert-base --int8 --calib-data wiki.txt --target-drop 0.5 --eval-data eval.txt
+  deploy build ./bert-base --int8 --calib-data wiki.txt --engine tensorrt-rtx --gpu sm86,sm89
+  deploy build ./bert-base --int8 --calib-data wiki.txt --engine tensorrt \\
+    --max-shapes input_ids:32x128,attention_mask:32x128 --timing-cache timings.bin
   deploy build --int8 --print-config
 
 -o is a bundle folder, bundles/MODEL-int8-CALIB unless given. Where --target-drop cannot be held
@@ -39,18 +42,23 @@ in the time given, the candidate of least drop is built, and the exit code is 1.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class BuildOptions(CalibrationOptions):
+class BuildOptions(EngineFlags):
     """Everything ``deploy build`` can be told."""
 
     model: str | None = argument(metavar="[MODEL]")
-    int8: bool = option(False, type=bool, help="Build INT8 engines.")
+    int8: bool = option(
+        False,
+        type=bool,
+        help="Build INT8 engines; what is not INT8 is FP16 in TensorRT and TensorRT-RTX plans.",
+    )
     ranges: str | None = option(
         help="What `deploy calibrate` wrote for this model, instead of a pass over the data."
     )
     engine: str = option(
         "auto",
-        help="openvino, onnxruntime, tensorrt-rtx, several with commas, or all. auto: the engine "
-        "that runs best here, plus a TensorRT-RTX plan where that package is installed.",
+        help="openvino, onnxruntime, tensorrt, tensorrt-rtx, several with commas, or all: "
+        "every one that is installed and builds here. auto: tensorrt where it and a GPU are here, "
+        "else openvino, plus a TensorRT-RTX plan where that package is installed.",
     )
     golden: str | None = option(
         help="Data for the golden inputs.  [default: token ids drawn from the vocabulary]"
@@ -117,7 +125,7 @@ class BuildOptions(CalibrationOptions):
     fp32_rest: bool = option(
         False,
         type=bool,
-        help="Keep what is not INT8 in FP32 in TensorRT-RTX plans too, which have it in FP16.",
+        help="Keep what is not INT8 in FP32 in TensorRT and TensorRT-RTX plans too.",
     )
     target_drop: float | None = option(
         type=float,

@@ -88,9 +88,11 @@ def _engines() -> list[dict[str, Any]]:
                 else f"not installed: {err.fix}"
             )
         else:
-            entry |= {"builds": True, "runs": engine.runs_here}
+            entry |= {"builds": engine.builds_here, "runs": engine.runs_here}
             entry["float"] = list(dict.fromkeys(c.rest for c in engine.floats()))
-            if not engine.runs_here:
+            if not engine.builds_here:
+                entry["note"] = "building and running need an NVIDIA GPU, and none is found"
+            elif not engine.runs_here:
                 entry["note"] = "builds plans here; running them needs an NVIDIA RTX GPU"
         found.append(entry)
     return found
@@ -142,6 +144,7 @@ def _print(
     for e in engines:
         does = "builds and runs here" if e["runs"] else "builds here" if e["builds"] else "absent"
         does = "broken" if e.get("broken") else does
+        does = "installed" if does == "absent" and e["version"] else does
         floats = f"; float: {', '.join(e['float']).upper()}" if e.get("float") else ""
         note = f"; {e['note']}" if "note" in e else ""
         click.echo(f"{e['engine']:<13} {e['version'] or '-':<12} {does}{floats}{note}")

@@ -117,6 +117,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     runs_here = True
+    builds_here = True
     runs_checkpoint = False
     placement = Rules()
     options = frozenset[str]()

@@ -119,6 +119,7 @@ class OpenVino:
 
     name = "openvino"
     runs_here = True
+    builds_here = True
     runs_checkpoint = False
     placement = Rules()
     options = frozenset[str]()

@@ -2,154 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from calib.placement import Rules
+from deploy.engine_options import GPU_TARGETS, EngineOptions
 from deploy.kernels import Kernel
-from deploy.sessions import BuildRequest, Configuration, Precision, Running, Session
-from trueint8.artifacts import storage_errors
-from trueint8.errors import BuildError, MissingDependency, RunError
+from deploy.nvidia.device import compute_capability
+from deploy.nvidia.engine import FILE, PlanEngine
+from deploy.nvidia.plan_text import plan_operations
+from deploy.sessions import Configuration, Running
+from trueint8.artifacts import write_atomically
+from trueint8.errors import RunError, StorageError
 
-FILE = "model.plan"
+if TYPE_CHECKING:
+    import tensorrt_rtx as trt
+
 REQUIREMENT = "tensorrt-rtx-cu13>=1.7,<1.8"
-
-_NOISE = "cudaError 35"
-"""Printed beside every parser error where there is no driver; says nothing of the graph."""
-
-_TYPE_NAMES = {"float": "fp32", "half": "fp16", "bfloat16": "bf16", "int8": "int8"}
-_GEMM_OPERATIONS = ("fully_connected", "runtime_fusion")
-_ATTENTION = "_gemm_mha"
-_ATTENTION_OPERANDS = 3
-"""Q, K and V; a mask is a fourth, and always float."""
-
-_state: dict[str, Any] = {}
+CACHE = Path("~/.cache/trueint8")
+"""Where kernels that were compiled at load are kept; never in a bundle, which is sealed."""
 
 
-def _library() -> Any:
-    try:
-        import tensorrt_rtx
-    except ImportError as err:
-        raise MissingDependency(
-            "the engine tensorrt-rtx needs the package tensorrt_rtx, which is not installed",
-            fix=f"pip install 'trueint8[tensorrt-rtx]'   (or: pip install '{REQUIREMENT}')",
-        ) from err
-    return tensorrt_rtx
-
-
-def _logger(library: Any) -> Any:
-    """Return the one logger TensorRT wants per process; it keeps what a failed build says."""
-    if "logger" not in _state:
-
-        class Logger(library.ILogger):
-            def __init__(self) -> None:
-                library.ILogger.__init__(self)
-                self.lines: list[str] = []
-
-            def log(self, severity: Any, message: str) -> None:
-                if severity <= library.ILogger.ERROR and _NOISE not in message:
-                    self.lines.append(message)
-
-        _state["logger"] = Logger()
-    _state["logger"].lines.clear()
-    return _state["logger"]
-
-
-@contextlib.contextmanager
-def _signals_recorded() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM for the length of a build and raise them after it.
-
-    A handler that raises inside one of TensorRT's callbacks is swallowed there.
-    """
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {kind: signal.signal(kind, lambda number, _: seen.append(number)) for kind in kinds}
-    try:
-        yield seen
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-        if seen:
-            signal.raise_signal(seen[0])
-
-
-def _monitor(library: Any, phase_done: Callable[[int], None], stop: list[int]) -> Any:
-    """Return a progress monitor; it cancels the build once ``stop`` holds a signal."""
-
-    class Monitor(library.IProgressMonitor):
-        def __init__(self) -> None:
-            library.IProgressMonitor.__init__(self)
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            del name, parent, steps
-
-        def step_complete(self, name: str, step: int) -> bool:
-            del name, step
-            return not stop
-
-        def phase_finish(self, name: str) -> None:
-            del name
-            phase_done(1)
-
-    return Monitor()
-
-
-class TensorRtRtx:
-    """Compiles the strongly typed Q/DQ graph; types and Q/DQ alone decide precision."""
+class TensorRtRtx(PlanEngine):
+    """Compiles anywhere; kernels are chosen and compiled when a plan is loaded on its GPU."""
 
     name = "tensorrt-rtx"
-    runs_here = False
-    runs_checkpoint = False
-    options = frozenset[str]()
-    placement = Rules(head_widths=(16, 32, 64), clipped_widths=(64,), longest=512, rest="fp16")
+    title = "TensorRT-RTX"
+    module = "tensorrt_rtx"
+    install = f"pip install 'trueint8[tensorrt-rtx]'   (or: pip install '{REQUIREMENT}')"
+    captures_itself = True
+    options = frozenset(["gpu", "workspace_mib", "opt_level", "cuda_graph"])
 
-    def version(self) -> str:
-        """Return TensorRT-RTX's version."""
-        return str(_library().__version__)
+    @property
+    def runs_here(self) -> bool:
+        """Whether the library and a GPU it has kernels for are here; Hopper is none."""
+        target = _target(compute_capability())
+        return target in GPU_TARGETS and self.installed()
 
-    def floats(self) -> list[Configuration]:
-        """Return nothing: no plan is run here."""
-        return []
+    @property
+    def builds_here(self) -> bool:
+        """Always: it compiles without a GPU."""
+        return True
 
-    def int8_rest(self) -> Precision:
-        """Return FP16: unquantized attention in FP32 is never fused."""
-        return "fp16"
-
-    def build(self, request: BuildRequest) -> None:
-        """Parse, set one optimization profile, compile, and write the plan."""
-        library = _library()
-        logger = _logger(library)
-        builder = library.Builder(logger)
-        flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = builder.create_network(flags)
-        parser = library.OnnxParser(network, logger)
-        with request.progress.step("build tensorrt-rtx") as advance, _signals_recorded() as stop:
-            if not parser.parse_from_file(str(request.int8_graph)):
-                _refuse("cannot parse the graph", _parser_errors(parser) + logger.lines)
-            config = builder.create_builder_config()
-            config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-            config.progress_monitor = _monitor(library, advance, stop)
-            profile = builder.create_optimization_profile()
-            for index in range(network.num_inputs):
-                tensor = network.get_input(index)
-                if -1 in tuple(tensor.shape):
-                    profile.set_shape(tensor.name, *request.shapes[tensor.name])
-            config.add_optimization_profile(profile)
-            plan = builder.build_serialized_network(network, config)
-        if plan is None:
-            _refuse("cannot compile the graph", logger.lines)
-        out = request.folder / FILE
-        with storage_errors(out):
-            out.write_bytes(bytes(plan))
+    def configure(self, config: trt.IBuilderConfig, options: EngineOptions) -> None:
+        """Set the targets."""
+        library = self.library()
+        if not options.gpu:
+            return
+        config.num_compute_capabilities = len(options.gpu)
+        for index, target in enumerate(options.gpu):
+            capability = library.ComputeCapability.__members__[target.upper()]
+            config.set_compute_capability(capability, index)
 
     def audit(
         self,
@@ -175,85 +79,72 @@ class TensorRtRtx:
             if operation.precision
         ]
 
-    def open(self, path: Path, configuration: Configuration, running: Running) -> Session:
-        """Refuse: running a plan needs an RTX GPU and a CUDA runtime, which are not here."""
-        del configuration, running
-        raise RunError(
+    def not_here(self, path: Path) -> RunError:
+        """Say that there is no RTX GPU."""
+        return RunError(
             f"{path} is BUILT, not run: a TensorRT-RTX plan needs an NVIDIA RTX GPU",
             fix="load the bundle with engine='openvino' or 'onnxruntime', or copy it to such a GPU",
         )
 
+    def prepare(self, runtime: trt.Runtime, plan: bytes, options: EngineOptions) -> None:
+        """Ask whether this GPU, driver and version can run it.
 
-@dataclass(frozen=True, slots=True)
-class PlanOperation:
-    """One kernel of a plan: its operation, name, operand types, and the ONNX nodes in it.
+        Raises:
+            RunError: With the library's reasons.
+        """
+        library = self.library()
+        del options
+        validity, reasons = runtime.get_engine_validity(plan)
+        if validity == library.EngineValidity.INVALID:
+            known = library.EngineInvalidityDiagnostics.__members__.items()
+            told = [name.lower().replace("_", " ") for name, bit in known if int(bit) & reasons]
+            raise RunError(
+                f"TensorRT-RTX {library.__version__} cannot run this plan here: "
+                f"{', '.join(told) or 'no reason given'}",
+                fix="build it again with this version, with --gpu for this GPU, or update the "
+                "driver",
+            )
 
-    Index and mask operands (int64, bool) are left out of ``operands``.
-    """
+    def runtime_config(
+        self, engine: trt.ICudaEngine, plan: bytes, running: Running
+    ) -> tuple[trt.IRuntimeConfig, trt.IRuntimeCache]:
+        """Compile kernels for the shapes at hand before they run, and keep them between runs.
 
-    kind: str
-    name: str
-    operands: list[str]
-    layers: list[str]
+        The library's own way would run slower kernels first and replace them meanwhile.
+        """
+        library = self.library()
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(
+            library.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        strategies = library.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        if running.options.cuda_graph and not running.profiled:
+            config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        cache = config.create_runtime_cache()
+        file = self._cache_file(plan)
+        if file.is_file():
+            cache.deserialize(file.read_bytes())
+        config.set_runtime_cache(cache)
+        return config, cache
 
-    @property
-    def fused_attention(self) -> bool:
-        """Whether it is a whole attention."""
-        return self.name.startswith(_ATTENTION)
+    def closing(self, cache: trt.IRuntimeCache | None, plan: bytes) -> None:
+        """Write the kernels compiled for this plan; without them the next load is slow again."""
+        assert cache is not None
+        try:
+            write_atomically(self._cache_file(plan), bytes(cache.serialize()))
+        except StorageError:  # a home that cannot be written: nothing is lost but time
+            return
 
-    @property
-    def precision(self) -> str:
-        """``int8`` if all that is multiplied is INT8, else the float type; "" for no matmul."""
-        if self.fused_attention:
-            whole = self.operands.count("int8") == _ATTENTION_OPERANDS
-            return "int8" if whole else _widest(self.operands)
-        if self.kind not in _GEMM_OPERATIONS or len(self.operands) < 2:
-            return ""
-        return _widest(self.operands[:2])
-
-
-def _widest(types: list[str]) -> str:
-    """Return the first type that is not INT8, or ``int8``."""
-    return next((_TYPE_NAMES.get(t, t) for t in types if t != "int8"), "int8")
-
-
-def plan_operations(plan: bytes) -> list[PlanOperation]:
-    """Return the kernels of a plan in order.
-
-    The format is undocumented; checked with TensorRT-RTX 1.7.
-    """
-    text = plan.decode("latin1")
-    types = {}
-    for match in re.finditer(r'(?:sub_)?tensor=\{([^\n]*?)\bname="([^"]+)"([^\n]*)\}', text):
-        declared = re.search(r"\btype=(\w+)", match[3])
-        types[match[2]] = declared[1] if declared else "?"
-    start = text.find("\nmain {")
-    main = text[start : text.find("\nshape_main", start)] if start >= 0 else ""
-    operations = []
-    for match in re.finditer(r'\n  ([a-z_0-9]+)=\{ name=("?)([^\s"]+)\2([^\n]*)', main):
-        arguments = re.search(r"\binput(?:_args)?=\{([^}]*)\}", match[4])
-        names = re.findall(r'"([^"]+)"', arguments[1]) if arguments else []
-        operands = [t for t in (types.get(n, "?") for n in names) if t not in ("int64", "bool")]
-        layers = re.findall(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]", match[4])
-        operations.append(PlanOperation(match[1], match[3], operands, layers))
-    return operations
-
-
-def _parser_errors(parser: Any) -> list[str]:
-    errors = [parser.get_error(i) for i in range(parser.num_errors)]
-    return [
-        f"{e.code().name} at {e.node_name()} ({e.node_operator()}): {e.desc()}"
-        for e in errors
-        if _NOISE not in e.desc()
-    ]
+    def _cache_file(self, plan: bytes) -> Path:
+        """Return a name that no other plan, version or kind of GPU has."""
+        key = hashlib.sha256(f"{self.version()} {compute_capability()} ".encode() + plan)
+        return CACHE.expanduser() / f"tensorrt-rtx-{key.hexdigest()[:32]}.kernels"
 
 
-def _refuse(what: str, lines: list[str]) -> None:
-    reasons = "\n    ".join(dict.fromkeys(lines)) or "no reason was logged"
-    raise BuildError(
-        f"TensorRT-RTX {what}:\n    {reasons}",
-        fix="the graph holds something this version does not support; try another --engine",
-    )
+def _target(capability: str | None) -> str:
+    """Return ``sm89`` for ``8.9``."""
+    return f"sm{(capability or '').replace('.', '')}"
 
 
 ENGINE = TensorRtRtx()

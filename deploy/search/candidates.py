@@ -13,11 +13,11 @@ import numpy as np
 from calib.inputs import GraphInput
 from calib.restoring import restore_float
 from deploy.bundle import Bundle
-from deploy.compiling import engine_shapes
 from deploy.hardware import default_threads
 from deploy.profiling.evaluation import EvaluationSet, Run, output_vectors
 from deploy.profiling.scoring import Scores, score
 from deploy.sessions import BuildRequest, Configuration, Engine, Running, int8_configuration
+from deploy.shapes import engine_shapes
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
 from export.reference import open_reference

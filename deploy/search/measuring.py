@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calib.inputs import GraphInput
-from deploy.compiling import engine_shapes
 from deploy.hardware import default_threads
 from deploy.profiling.evaluation import EvaluationSet
 from deploy.profiling.scoring import Scores, drop, scores_from
@@ -18,6 +17,7 @@ from deploy.profiling.workers import WorkerProcess, time_interleaved
 from deploy.search.candidates import Quantized, build_engine
 from deploy.search.strategy import Candidate, Kept
 from deploy.sessions import Configuration, Engine, Precision, Running, int8_configuration
+from deploy.shapes import engine_shapes
 
 ROUNDS = 7
 ROUND_MS = 100.0

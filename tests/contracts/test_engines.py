@@ -69,6 +69,7 @@ AMAX = 1.8
 INSTALL = {
     "onnxruntime": "pip install 'trueint8[cpu]'",
     "openvino": "pip install 'trueint8[cpu]'",
+    "tensorrt": "pip install 'trueint8[tensorrt]'   (or: pip install 'tensorrt>=10.8')",
     "tensorrt-rtx": "pip install 'trueint8[tensorrt-rtx]'   "
     "(or: pip install 'tensorrt-rtx-cu13>=1.7,<1.8')",
 }

@@ -29,8 +29,9 @@ from calib.placement import (
 from calib.qdq import insert_qdq
 from calib.schemes import Range, params_of_range
 from deploy.engines import ENGINES
-from deploy.engines.tensorrt_rtx import FILE, plan_operations
 from deploy.kernels import executed_precisions
+from deploy.nvidia.engine import FILE
+from deploy.nvidia.plan_text import plan_operations
 from deploy.sessions import BuildRequest, Configuration, Running
 from export.attentions import UNBOUNDED, find_attentions, static_shapes
 from export.initializers import add_initializer

@@ -1,0 +1,1 @@
+"""What TensorRT and TensorRT-RTX have in common: building, running, and reading their engines."""
