@@ -13,6 +13,7 @@ from typing import Any
 
 from calib.placement import Rules
 from deploy.kernels import Kernel
+from deploy.plan_kernels import kernels_of
 from deploy.sessions import BuildRequest, Configuration, Precision, Running, Session
 from trueint8.artifacts import storage_errors
 from trueint8.errors import BuildError, MissingDependency, RunError
@@ -28,6 +29,9 @@ _GEMM_OPERATIONS = ("fully_connected", "runtime_fusion")
 _ATTENTION = "_gemm_mha"
 _ATTENTION_OPERANDS = 3
 """Q, K and V; a mask is a fourth, and always float."""
+
+_CAST_FIRST = re.compile(r"__myl_(?:(?!Fc).)*(?<!Roun)Cast.*Fc")
+"""A fusion that casts an operand, other than to INT8, before it multiplies."""
 
 _state: dict[str, Any] = {}
 
@@ -163,17 +167,7 @@ class TensorRtRtx:
         A fused attention is one kernel for both of its matmuls.
         """
         del configuration, running
-        return [
-            Kernel(
-                operation.name,
-                "attention" if operation.fused_attention else "matmul",
-                operation.precision,
-                operation.kind,
-                tuple(name for name in operation.layers if name in matmuls),
-            )
-            for operation in plan_operations((path / FILE).read_bytes())
-            if operation.precision
-        ]
+        return kernels_of(plan_operations((path / FILE).read_bytes()), matmuls)
 
     def open(self, path: Path, configuration: Configuration, running: Running) -> Session:
         """Refuse: running a plan needs an RTX GPU and a CUDA runtime, which are not here."""
@@ -209,7 +203,8 @@ class PlanOperation:
             return "int8" if whole else _widest(self.operands)
         if self.kind not in _GEMM_OPERATIONS or len(self.operands) < 2:
             return ""
-        return _widest(self.operands[:2])
+        cast = self.kind == "runtime_fusion" and _CAST_FIRST.match(self.name)
+        return _widest(self.operands if cast else self.operands[:2])
 
 
 def _widest(types: list[str]) -> str:
