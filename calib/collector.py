@@ -155,6 +155,19 @@ def operand_shapes(model: ir.Model, batch: Batch) -> dict[str, tuple[int, ...]]:
         return shapes(batch)
 
 
+def value_shapes(model: ir.Model, names: Sequence[str], batch: Batch) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of values of a graph, constants among them, when a whole batch is run."""
+    observed = model.clone()
+    values = dict(observed.graph.initializers)
+    values |= {str(v.name): v for v in observed.graph.inputs}
+    values |= {str(v.name): v for node in observed.graph for v in node.outputs}
+    observed.graph.outputs.clear()
+    shapes = _add_shapes(observed.graph, {name: values[name] for name in names})
+    with open_reference(observed) as run:
+        found = run(batch, list(shapes.values()))
+    return {name: tuple(found[output].tolist()) for name, output in shapes.items()}
+
+
 Shapes = Callable[[Batch], dict[str, tuple[int, ...]]]
 
 
@@ -195,15 +208,20 @@ def _with_outputs(model: ir.Model, tensors: Sequence[str]) -> tuple[ir.Model, di
     for name in tensors:
         values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
         graph.outputs.append(values[name])
+    return observed, _add_shapes(graph, {name: values[name] for name in _operands(graph)})
+
+
+def _add_shapes(graph: ir.Graph, values: Mapping[str, ir.Value]) -> dict[str, str]:
+    """Make the shapes of values outputs of a graph, and return their names."""
     shapes = {}
-    for name in _operands(graph):
-        node = ir.node("Shape", [values[name]])
+    for name, value in values.items():
+        node = ir.node("Shape", [value])
         shape = node.outputs[0]
         shape.name = shapes[name] = fresh_name(graph, f"{name}_shape")
         shape.type = ir.TensorType(ir.DataType.INT64)
         graph.append(node)
         graph.outputs.append(shape)
-    return observed, shapes
+    return shapes
 
 
 def _operands(graph: ir.Graph) -> list[str]:

@@ -53,12 +53,26 @@ def load_as_written(path: Path) -> ir.Model:
     return _graph(_checked(path), path)
 
 
-def _checked(path: Path) -> onnx.ModelProto:
-    proto = _parse(path)
-    _check_external_data(proto, path)
+def load_as_found(path: Path) -> ir.Model:
+    """Read any ONNX file, quantized or not, of any types, and change nothing.
+
+    Raises:
+        ExportError: If the file is truncated, external data is missing, short or outside the
+            file's folder, or the graph is empty or invalid.
+    """
+    return _graph(_whole(path), path)
+
+
+def _whole(path: Path) -> onnx.ModelProto:
+    _check_external_data(_parse(path), path)
     proto = _with_external_data(path)
     if not proto.graph.node:
         raise ExportError(f"{path} holds an empty graph", fix="export the model again")
+    return proto
+
+
+def _checked(path: Path) -> onnx.ModelProto:
+    proto = _whole(path)
     _check_operators(proto, path)
     proto.ir_version = min(proto.ir_version, _IR_VERSION)
     return proto

@@ -11,6 +11,7 @@ from deploy.engine_options import GPU_TARGETS, EngineOptions
 from deploy.kernels import Kernel
 from deploy.nvidia.device import compute_capability
 from deploy.nvidia.engine import FILE, PlanEngine
+from deploy.nvidia.plan_kernels import kernels_of
 from deploy.nvidia.plan_text import plan_operations
 from deploy.sessions import Configuration, Running
 from trueint8.artifacts import write_atomically
@@ -67,17 +68,7 @@ class TensorRtRtx(PlanEngine):
         A fused attention is one kernel for both of its matmuls.
         """
         del configuration, running
-        return [
-            Kernel(
-                operation.name,
-                "attention" if operation.fused_attention else "matmul",
-                operation.precision,
-                operation.kind,
-                tuple(name for name in operation.layers if name in matmuls),
-            )
-            for operation in plan_operations((path / FILE).read_bytes())
-            if operation.precision
-        ]
+        return kernels_of(plan_operations((path / FILE).read_bytes()), matmuls)
 
     def not_here(self, path: Path) -> RunError:
         """Say that there is no RTX GPU."""

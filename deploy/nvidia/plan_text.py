@@ -11,6 +11,9 @@ _ATTENTION = "_gemm_mha"
 _ATTENTION_OPERANDS = 3
 """Q, K and V; a mask is a fourth, and always float."""
 
+_CAST_FIRST = re.compile(r"__myl_(?:(?!Fc).)*(?<!Roun)Cast.*Fc")
+"""A fusion that casts an operand, other than to INT8, before it multiplies."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanOperation:
@@ -37,7 +40,8 @@ class PlanOperation:
             return "int8" if whole else _widest(self.operands)
         if self.kind not in _GEMM_OPERATIONS or len(self.operands) < 2:
             return ""
-        return _widest(self.operands[:2])
+        cast = self.kind == "runtime_fusion" and _CAST_FIRST.match(self.name)
+        return _widest(self.operands if cast else self.operands[:2])
 
 
 def _widest(types: list[str]) -> str:

@@ -1,0 +1,145 @@
+"""A graph from anywhere, built with each engine in a scratch folder and audited there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from calib.collector import value_shapes
+from calib.qdq_reading import Reading, read_qdq
+from deploy.audit import Audit, Counted, Subject, judge, profile_kernels, refused
+from deploy.drawn_inputs import draw_shaped
+from deploy.engines import ENGINES
+from deploy.graph_shapes import choose_shapes, inputs_of, profile_shapes
+from deploy.hardware import default_threads
+from deploy.sessions import BuildRequest, Engine, Running, Shapes, int8_configuration
+from export.matmuls import vocabulary_size
+from export.onnx_file import load_as_found, save_model
+from export.other_operators import uncounted_operators
+from export.passes.drop_qdq import DropQdq
+from export.passes.name_products import NameProducts
+from export.products import operands_of, product_macs, products
+from trueint8.errors import BuildError, ExportError, RunError
+from trueint8.progress import Progress
+
+NO_QDQ = "carries no Q/DQ"
+SOME_QDQ = "not both operands carry Q/DQ"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGraph:
+    """A graph that was read, with names that can be found again, and what it is run with."""
+
+    model: ir.Model
+    subject: Subject
+    shapes: Shapes
+    batch: Mapping[str, np.ndarray]
+
+
+def read_graph(path: Path, given: Mapping[str, tuple[int, ...]]) -> FoundGraph:
+    """Read a graph, how it is quantized, and what its products cost at the given shapes.
+
+    Args:
+        path: Any ONNX file.
+        given: Shapes by input; the others are chosen.
+
+    Raises:
+        ExportError: If it cannot be read, or holds no product.
+        ConfigError: If the shapes do not fit.
+        RunError: If its float arithmetic does not run at these shapes.
+    """
+    model = load_as_found(path)
+    for rewrite in (
+        common.InlinePass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveInitializersFromInputsPass(),
+        NameProducts(),
+        common.ShapeInferencePass(),
+    ):
+        rewrite(model)
+    if not products(model):
+        raise ExportError(
+            f"{path} holds no MatMul, Gemm, Conv or Attention", fix="pass a model that multiplies"
+        )
+    chosen = choose_shapes(model, given)
+    inputs = inputs_of(model)
+    rows = {i.name: vocabulary_size(model, i.name) for i in inputs}
+    batch = draw_shaped(inputs, chosen, rows, seed=0)
+    readings = {r.name: r for r in read_qdq(model)}
+    macs = _macs(model, batch)
+    unknown = [name for name, count in macs.items() if count is None]
+    uncounted = uncounted_operators(model)
+    if "Attention" in uncounted:
+        uncounted["Attention"] -= sum(
+            r.kind == "attention" and macs[r.name] is not None for r in readings.values()
+        )
+    return FoundGraph(
+        model=model,
+        subject=Subject(
+            products=[_counted(r, macs[r.name] or 0) for r in readings.values()],
+            readings=readings,
+            uncounted={k: n for k, n in uncounted.items() if n} | dict.fromkeys(unknown, 1),
+            longest=max((s[1] for s in chosen.values() if len(s) > 1), default=0),
+        ),
+        shapes=profile_shapes(model, chosen),
+        batch=batch,
+    )
+
+
+def _counted(reading: Reading, macs: int) -> Counted:
+    reasons = {"both": "", "partly": SOME_QDQ, "none": NO_QDQ}
+    return Counted(reading.name, reading.weighted, macs, reasons[reading.extent], reading.kind)
+
+
+def _macs(model: ir.Model, batch: Mapping[str, np.ndarray]) -> dict[str, int | None]:
+    """Return what each product costs, from the shapes of a run without Q/DQ."""
+    bare = model.clone()
+    DropQdq()(bare)
+    nodes = products(bare)
+    values = [v for node in nodes for v in (*operands_of(node), node.outputs[0])]
+    shapes = value_shapes(bare, [str(v.name) for v in values], batch)
+    return {str(node.name): product_macs(node, shapes) for node in nodes}
+
+
+def audit_graph(
+    found: FoundGraph, engines: Sequence[str], progress: Progress, *, profiled: bool = False
+) -> list[Audit]:
+    """Build a graph with each engine and return what each executes, or that it refuses.
+
+    Args:
+        found: The graph.
+        engines: Names of those that are installed.
+        progress: Where progress is shown.
+        profiled: Whether kernels are timed on drawn inputs, where the engine runs here.
+    """
+    with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+        source = Path(scratch) / "graph.onnx"
+        save_model(found.model, source)
+        return [_audit(found, source, name, progress, profiled=profiled) for name in engines]
+
+
+def _audit(
+    found: FoundGraph, source: Path, name: str, progress: Progress, *, profiled: bool
+) -> Audit:
+    engine: Engine = ENGINES.load(name)
+    configuration = int8_configuration(engine)
+    assert configuration is not None
+    running = Running(default_threads(), shapes=found.shapes)
+    matmuls = dict.fromkeys((p.name for p in found.subject.products), "")
+    folder = source.parent / name
+    folder.mkdir()
+    try:
+        engine.build(BuildRequest(source, folder, found.shapes, progress))
+        kernels = engine.audit(folder, configuration, running, matmuls)
+        profile = None
+        if engine.runs_here and profiled:
+            profile = profile_kernels(engine, folder, configuration, running, found.batch)
+    except (BuildError, RunError) as err:
+        return refused(engine, found.subject, err.problem)
+    return judge(engine, kernels, found.subject, profile)
