@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from calib.estimators import entropy, minmax, mse, percentile, running_minmax
+from calib.histogram import RELATIVE_BIN_WIDTH
 from calib.schemes import Range, Scheme, params_of_range
-from calib.stats import MOMENTUM, RELATIVE_BIN_WIDTH, TensorStats
-from tests.calib.test_stats import STEP_OF_DENORMALS
+from calib.stats import MOMENTUM, TensorStats
 from trueint8.errors import ConfigError
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
