@@ -15,7 +15,6 @@ import onnx_ir as ir
 
 from calib.schemes import QuantParams
 from calib.stats import Accumulator, TensorStats
-from export.initializers import fresh_name
 from export.matmuls import weight_initializer
 from export.other_operators import COUNTED
 from export.reference import open_reference
@@ -195,11 +194,13 @@ def _with_outputs(model: ir.Model, tensors: Sequence[str]) -> tuple[ir.Model, di
     for name in tensors:
         values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
         graph.outputs.append(values[name])
-    shapes = {}
+    suffix, shapes = "_shape", {}
+    while any(name.endswith(suffix) for name in values):
+        suffix += "_"
     for name in _operands(graph):
         node = ir.node("Shape", [values[name]])
         shape = node.outputs[0]
-        shape.name = shapes[name] = fresh_name(graph, f"{name}_shape")
+        shape.name = shapes[name] = f"{name}{suffix}"
         shape.type = ir.TensorType(ir.DataType.INT64)
         graph.append(node)
         graph.outputs.append(shape)

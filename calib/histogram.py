@@ -183,7 +183,8 @@ def _values(bins: np.ndarray, place: np.ndarray) -> np.ndarray:
     exponent, leading = np.divmod((bins[small] - SUBNORMAL) % SUBNORMAL_SIGN, _HIDDEN)
     mantissa = ((leading + _HIDDEN) << FINER_BITS) + place[small].astype(np.int64)
     bits[small] = (mantissa >> (23 - exponent)) + (_negative(bins[small]).astype(np.int64) << 31)
-    return bits.astype(np.uint32).view(np.float32)
+    values: np.ndarray = bits.astype(np.uint32).view(np.float32)
+    return values
 
 
 def _bins(values: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ They release the interpreter's lock, so that threads run them side by side.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -50,7 +52,7 @@ _reordering = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_
 
 
 @_compiled
-def _begin(carried: np.ndarray, place: int, state: int, finer: int) -> int:
+def _begin(carried: np.ndarray, place: int, state: int, finer: int) -> Any:
     """Return the next state of a bin that holds few or equal values, or is full."""
     held = carried[place]
     if state == 0:
@@ -84,7 +86,7 @@ def _count(states: np.ndarray, carried: np.ndarray, place: int, finer: int) -> N
 
 
 @_compiled
-def _place(bits: int) -> tuple[int, int]:
+def _place(bits: int) -> Any:
     """Return the bin of a value, given as the bits of a float32, and its place there."""
     whole = np.int64(bits)
     magnitude = whole & 0x7FFFFFFF

@@ -1,9 +1,9 @@
 """``ranges.safetensors``: what calibration learnt of every tensor, and the ranges chosen from it.
 
 Per tensor ``NAME/points``, ``/weights``, ``/bins`` (each less the one before), ``/counts``,
-``/summary`` and, where the last axis is of one length, ``/channels`` hold its statistics; ``/range`` (2,), ``/scale`` (1,) and
-``/zero_point`` (1,) what the estimator made of them. The metadata names the graph, the data and the
-estimator.
+``/summary`` and, where the last axis is of one length, ``/channels`` hold its statistics;
+``/range`` (2,), ``/scale`` (1,) and ``/zero_point`` (1,) what the estimator made of them. The
+metadata names the graph, the data and the estimator.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ _NEAR = 2.0
 _AT_ONCE = 32
 _MOST_ROUGH = 1024
 _FEWEST = 31
-_REFINED = 5
+_REFINED = 4
 _ROUNDS = 5
-_POINTS = 9
+_POINTS = 7
 _COARSE_MANTISSA_BITS = 7
 _TO_ZERO = 0.4
 """Part of a scale that it, and others near it, round to 0."""
@@ -58,7 +58,7 @@ def estimate(stats: TensorStats, scheme: Scheme = INT8) -> Range:
         return Range(0.0, 0.0)
     levels = scheme.levels
     if scheme.symmetric:
-        search = _Search.over(stats.magnitudes(), 2 * levels, levels, levels)
+        search = _Search.over(stats.values(), 2 * levels, levels, levels)
         scale, _ = search.best(stats.absmax / levels)
         return Range(-scale * levels, scale * levels)
     low, high = max(-stats.minimum, 0.0), max(stats.maximum, 0.0)
