@@ -20,6 +20,9 @@ _PARTS = 4
 _WORK = 4_000_000
 """Scales tried next times bins, at most; then only where the error is near the least."""
 
+_FINER = 4
+"""Where values are few, errors are no smooth function of the scale."""
+
 _NEAR = 2.0
 _AT_ONCE = 32
 _MOST_ROUGH = 1024
@@ -48,7 +51,7 @@ def estimate(stats: TensorStats, scheme: Scheme = INT8) -> Range:
         scheme: Bits and symmetry.
 
     Returns:
-        A range within that of ``minmax``, up to one step.
+        A range within that of ``minmax``, up to one step at either end.
 
     References:
         Bondarenko et al. 2021, arXiv:2109.12948, section 2; Choukroun et al. 2019,
@@ -64,7 +67,8 @@ def estimate(stats: TensorStats, scheme: Scheme = INT8) -> Range:
     low, high = max(-stats.minimum, 0.0), max(stats.maximum, 0.0)
     first, last = (0 if high else levels), (levels if low else 0)
     search = _Search.over(stats.values(), levels, first, last)
-    scale, zero = search.best(_largest(low, high, levels))
+    spare = 1 if low and high else 0
+    scale, zero = search.best(_largest(low, high, levels - spare))
     return Range(-zero * scale, (levels - zero) * scale)
 
 
@@ -95,7 +99,9 @@ class _Search:
 
     def best(self, largest: float) -> tuple[float, int]:
         """Return the best scale up to ``largest`` and its zero point."""
-        scales, errors = self._joined()._tried(largest)
+        joined = self._joined()
+        smooth = 2 * len(joined.low) < len(self.low)
+        scales, errors = joined._tried(largest, 1 if smooth else _FINER)
         beside = np.concatenate([[np.inf], errors, [np.inf]])
         lowest = np.flatnonzero((errors <= beside[:-2]) & (errors <= beside[2:]))
         chosen = lowest[np.argsort(errors[lowest], kind="stable")][:_REFINED]
@@ -118,8 +124,8 @@ class _Search:
         """Return the part of a scale that moves the largest integer by a quarter."""
         return 1 / (_PARTS * max(self.last, self.levels - self.first, _FEWEST))
 
-    def _tried(self, largest: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return scales, descending, and their errors."""
+    def _tried(self, largest: float, finer: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scales, descending, so many times finer than need be, and their errors."""
         found: list[np.ndarray] = []
         rough: list[np.ndarray] = []
         for start in range(0, _MOST_ROUGH, _AT_ONCE):
@@ -129,7 +135,7 @@ class _Search:
             if found[-1][2, -1] > best:
                 break
         scales, (errors, _, clipped) = np.concatenate(rough), np.concatenate(found, axis=1)
-        parts = int(np.log(_RATIO) / self._step()) + 1
+        parts = finer * (int(np.log(_RATIO) / self._step()) + 1)
         some = clipped <= best
         if some.sum() * parts * len(self.low) > _WORK:
             some &= errors <= _NEAR * best
