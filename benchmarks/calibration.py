@@ -7,8 +7,8 @@ runs in a process of its own, in turn and in random order; its time leaves out i
 load compiled code too, and holds everything else. ``plain`` runs the float graph on the same data
 and keeps nothing. Processor time is that of all threads, and steadier where others share the
 machine. Model Optimizer's calibrators need the interpreter of the environment that
-constraints-modelopt.txt describes. Writes ``benchmarks/results/calibration.json`` with the
-environment.
+calib/quantizers/constraints-modelopt.txt describes. Writes
+``benchmarks/results/calibration.json`` with the environment.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import onnx_ir as ir
 
 from calib.schemes import QuantParams
 from calib.stats import Accumulator, TensorStats
-from export.initializers import fresh_name
 from export.matmuls import weight_initializer
 from export.other_operators import COUNTED
 from export.reference import open_reference
@@ -213,11 +212,15 @@ def _with_outputs(model: ir.Model, tensors: Sequence[str]) -> tuple[ir.Model, di
 
 def _add_shapes(graph: ir.Graph, values: Mapping[str, ir.Value]) -> dict[str, str]:
     """Make the shapes of values outputs of a graph, and return their names."""
-    shapes = {}
+    suffix, shapes = "_shape", {}
+    taken = {str(v.name) for node in graph for v in node.outputs}
+    taken |= {str(v.name) for v in graph.inputs} | set(graph.initializers)
+    while any(name.endswith(suffix) for name in taken):
+        suffix += "_"
     for name, value in values.items():
         node = ir.node("Shape", [value])
         shape = node.outputs[0]
-        shape.name = shapes[name] = fresh_name(graph, f"{name}_shape")
+        shape.name = shapes[name] = f"{name}{suffix}"
         shape.type = ir.TensorType(ir.DataType.INT64)
         graph.append(node)
         graph.outputs.append(shape)

@@ -1,9 +1,9 @@
 """``ranges.safetensors``: what calibration learnt of every tensor, and the ranges chosen from it.
 
-Per tensor ``NAME/bins`` (each less the one before), ``/counts``, ``/summary`` and, where the last
-axis is of one length, ``/channels`` hold its statistics; ``/range`` (2,), ``/scale`` (1,) and
-``/zero_point`` (1,) what the estimator made of them. The metadata names the graph, the data and the
-estimator.
+Per tensor ``NAME/points``, ``/weights``, ``/bins`` (each less the one before), ``/counts``,
+``/summary`` and, where the last axis is of one length, ``/channels`` hold its statistics;
+``/range`` (2,), ``/scale`` (1,) and ``/zero_point`` (1,) what the estimator made of them. The
+metadata names the graph, the data and the estimator.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from calib.estimators import ESTIMATORS
+from calib.histogram import Histogram
 from calib.kernels import squared_error
 from calib.schemes import INT8, QuantParams, Range, Scheme, params_of_range
 from calib.stats import Moments, TensorStats
 from trueint8.errors import CalibrationError, IntegrityError
 
-FORMAT = "trueint8 ranges 2"
+FORMAT = "trueint8 ranges 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,11 @@ def ranges_bytes(ranges: Ranges) -> bytes:
     for name, covered in ranges.covered().items():
         stats = ranges.stats[name]
         params = params_of_range(name, covered)
-        table[f"{name}/bins"] = _narrowed(np.diff(stats.bins, prepend=np.uint32(0)))
-        table[f"{name}/counts"] = _narrowed(stats.counts)
+        seen = stats.histogram
+        table[f"{name}/points"] = seen.points
+        table[f"{name}/weights"] = _narrowed(seen.weights)
+        table[f"{name}/bins"] = _narrowed(np.diff(seen.bins, prepend=np.uint32(0)))
+        table[f"{name}/counts"] = _narrowed(seen.counts)
         table[f"{name}/summary"] = _summary(stats)
         if stats.channel_minimum is not None and stats.channel_maximum is not None:
             table[f"{name}/channels"] = np.stack([stats.channel_minimum, stats.channel_maximum])
@@ -172,31 +176,37 @@ def _narrowed(counts: np.ndarray) -> np.ndarray:
 
 
 def _summary(stats: TensorStats) -> np.ndarray:
-    """Return (10,): extremes, running extremes, exact, batches, and the moments but the count."""
+    """Return (12,): what is one number each, and the moments but the count."""
     m = stats.moments
-    ends = [stats.minimum, stats.maximum, stats.running_minimum, stats.running_maximum]
-    return np.array([*ends, stats.exact, stats.batches, m.mean, m.m2, m.m3, m.m4])
+    ends = [stats.minimum, stats.maximum, stats.least, stats.running_minimum, stats.running_maximum]
+    counts = [stats.nonfinite, stats.exact, stats.batches]
+    return np.array([*ends, *counts, m.mean, m.m2, m.m3, m.m4])
 
 
 def _stats(table: Mapping[str, np.ndarray], name: str) -> TensorStats:
-    low, high, running_low, running_high, exact, batches, *moments = table[
-        f"{name}/summary"
-    ].tolist()
+    summary = table[f"{name}/summary"].tolist()
+    low, high, least, running_low, running_high, nonfinite, exact, batches, *moments = summary
     channels = table.get(f"{name}/channels")
-    stats = TensorStats(
+    histogram = Histogram(
+        points=table[f"{name}/points"],
+        weights=table[f"{name}/weights"].astype(np.uint64),
         bins=np.cumsum(table[f"{name}/bins"], dtype=np.uint32),
         counts=table[f"{name}/counts"].astype(np.uint64),
+    )
+    return TensorStats(
+        histogram=histogram,
+        nonfinite=int(nonfinite),
         minimum=low,
         maximum=high,
+        least=least,
         exact=bool(exact),
-        moments=Moments(),
+        moments=Moments(histogram.count, *moments),
         batches=int(batches),
         running_minimum=running_low,
         running_maximum=running_high,
         channel_minimum=None if channels is None else channels[0],
         channel_maximum=None if channels is None else channels[1],
     )
-    return replace(stats, moments=Moments(stats.count - stats.nonfinite, *moments))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from calib.kernels import BINS, CARRIED, MANTISSA_BITS, count_values
-
-RELATIVE_BIN_WIDTH = 2.0**-MANTISSA_BITS
-"""Largest width of a bin divided by its lower edge, for normal numbers."""
+from calib.histogram import (
+    Histogram,
+    Spans,
+    counters_from_histogram,
+    histogram_from_counters,
+    new_counters,
+)
+from calib.kernels import count_values
 
 MOMENTUM = 0.9
 """Share that the running extremes keep at each batch (Bondarenko et al. 2023, appendix C.4)."""
 
-_SIGN = BINS >> 1
-_NONFINITE = 0xFF << MANTISSA_BITS
+_INFINITE = 0xFF << 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,13 @@ class TensorStats:
     """All one pass learned of a tensor's values.
 
     Attributes:
-        bins: (N,) uint32, the bins that hold values, ascending. A bin is the upper 21 bits of a
-            value's float32: sign, exponent and 12 bits of mantissa. No range is needed
-            beforehand, and a normal number is known to one part in 4096.
-        counts: (N,) uint64, values in each.
+        histogram: Of the finite values.
+        nonfinite: Number of NaN and infinite values.
         minimum: Smallest finite value, exact; inf if there is none.
         maximum: Largest finite value, exact; −inf if there is none.
-        exact: Whether every value is the lower edge of its bin, as all of float16 and bfloat16 are.
+        least: Smallest finite |x| that is not 0, exact; inf if there is none.
+        exact: Whether every value is the edge of its bin next to 0, as all of float16 and bfloat16
+            are.
         moments: Of the finite values.
         batches: How many arrays were seen.
         running_minimum: Exponential moving average of the batches' minima.
@@ -82,10 +84,11 @@ class TensorStats:
         channel_maximum: The same.
     """
 
-    bins: np.ndarray
-    counts: np.ndarray
+    histogram: Histogram
+    nonfinite: int
     minimum: float
     maximum: float
+    least: float
     exact: bool
     moments: Moments
     batches: int
@@ -110,15 +113,15 @@ class TensorStats:
         what ``self``'s would be after as many further batches, all with ``other``'s running
         extremes.
         """
-        bins, counts = _summed([(self.bins, self.counts), (other.bins, other.counts)])
         low, high = _joined(self, other, np.minimum, "channel_minimum"), None
         if low is not None:
             high = _joined(self, other, np.maximum, "channel_maximum")
         return TensorStats(
-            bins=bins,
-            counts=counts,
+            histogram=self.histogram.merge(other.histogram),
+            nonfinite=self.nonfinite + other.nonfinite,
             minimum=min(self.minimum, other.minimum),
             maximum=max(self.maximum, other.maximum),
+            least=min(self.least, other.least),
             exact=self.exact and other.exact,
             moments=self.moments.merge(other.moments),
             batches=self.batches + other.batches,
@@ -131,76 +134,32 @@ class TensorStats:
     @property
     def count(self) -> int:
         """Number of values seen."""
-        return int(self.counts.sum())
-
-    @property
-    def nonfinite(self) -> int:
-        """Number of NaN and infinite values seen."""
-        return int(self.counts[(self.bins & (_SIGN - 1)) >= _NONFINITE].sum())
+        return self.moments.count + self.nonfinite
 
     @property
     def absmax(self) -> float:
         """Largest finite |x|, exact."""
         return max(abs(self.minimum), abs(self.maximum)) if self.moments.count else 0.0
 
-    def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return lower edges, upper edges and counts of the bins of finite x, ascending.
+    def values(self) -> Spans:
+        """Return where finite x lie, ascending, the extremes exact."""
+        return self.histogram.spans(self.minimum, self.maximum, exact=self.exact)
 
-        Edges are float64, cut to the exact extremes, and equal where the values are ``exact`` or
-        an extreme is alone in its bin.
-        """
-        (above, of_above), (below, of_below) = self._positive(), self._negative()
-        near, far = self._edges(above)
-        nearer, farther = (-edge[::-1] for edge in self._edges(below))
-        low, high = np.concatenate([farther, near]), np.concatenate([nearer, far])
-        counts = np.concatenate([of_below[::-1], of_above])
-        low, high = (np.clip(edge, self.minimum, self.maximum) for edge in (low, high))
-        if counts[:1] == 1:
-            high[0] = self.minimum
-        if counts[-1:] == 1:
-            low[-1] = self.maximum
-        return low, high, counts
-
-    def magnitudes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return lower edges, upper edges and counts of the bins of finite |x|, ascending.
-
-        Edges are float64, cut to the exact ``absmax``, and equal where the values are ``exact``
-        or the largest is alone in its bin.
-        """
-        bins, counts = _summed([self._positive(), self._negative()])
-        low, high = self._edges(bins)
-        low, high = np.minimum(low, self.absmax), np.minimum(high, self.absmax)
-        if counts[-1:] == 1:
-            low[-1] = self.absmax
-        return low, high, counts
-
-    def _positive(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return bins and counts of finite values that have no minus sign."""
-        some = slice(np.searchsorted(self.bins, _NONFINITE))
-        return self.bins[some], self.counts[some]
-
-    def _negative(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same of finite values that have one, as bins of |x|."""
-        some = slice(*np.searchsorted(self.bins, [_SIGN, _SIGN + _NONFINITE]))
-        return self.bins[some] & np.uint32(_SIGN - 1), self.counts[some]
-
-    def _edges(self, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        low = _edge(bins)
-        return low, (low if self.exact else _edge(bins + 1))
+    def magnitudes(self) -> Spans:
+        """Return where finite |x| lie, ascending, the extremes exact."""
+        folded = self.histogram.folded()
+        low = 0.0 if np.any(folded.points[:1] == 0.0) else self.least
+        return folded.spans(low, self.absmax, exact=self.exact)
 
 
 class Accumulator:
-    """Collects one tensor batch by batch.
-
-    The histogram spans every float32, 18 MiB of address space; only pages that hold
-    counts take memory, at most 36 KiB for each sign and power of two that occurs.
-    """
+    """Collects one tensor batch by batch."""
 
     def __init__(self, start: TensorStats | None = None) -> None:
         """Begin with nothing, or where ``start`` ended."""
-        self._units = np.zeros(BINS, np.uint8)
-        self._carried = np.zeros(BINS, np.uint64)
-        self._minimum, self._maximum = np.inf, -np.inf
+        self._counters = new_counters()
+        self._nonfinite = 0
+        self._minimum, self._maximum, self._least = np.inf, -np.inf, np.inf
         self._exact = True
         self._moments = Moments()
         self._batches = 0
@@ -214,7 +173,7 @@ class Accumulator:
         """Take in one batch of any shape, whose last axis are channels.
 
         Returns:
-            How many of its values are NaN or infinite; these enter the histogram only.
+            How many of its values are NaN or infinite; these do not enter the histogram.
         """
         array = np.ascontiguousarray(values, dtype=np.float32)
         rows = (
@@ -224,18 +183,21 @@ class Accumulator:
         )
         low = np.full(rows.shape[1], np.inf, np.float32)
         high = -low
-        before, pivot = self._nonfinite(), _pivot(rows)
-        sums = count_values(rows, self._units, self._carried, pivot, low, high)
-        nonfinite = self._nonfinite() - before
-        if nonfinite:
+        pivot = _pivot(rows)
+        sums = count_values(rows, *self._counters, pivot, low, high)
+        nonfinite = 0
+        if sums[6] >= _INFINITE:
             known = np.isfinite(rows)
             low = np.where(known, rows, np.float32(np.inf)).min(axis=0)
             high = np.where(known, rows, np.float32(-np.inf)).max(axis=0)
             finite = rows[known][None]
+            nonfinite = rows.size - finite.size
             unused = np.zeros(finite.size, np.float32)
-            counts = np.zeros_like(self._units), np.zeros_like(self._carried)
-            sums = count_values(finite, *counts, pivot, unused, unused)
+            sums = count_values(finite, *new_counters(), pivot, unused, unused)
+        self._nonfinite += nonfinite
         self._exact &= sums[4] == 0.0
+        if sums[5] < _INFINITE:
+            self._least = min(self._least, float(np.uint32(sums[5] + 1).view(np.float32)))
         count = rows.size - nonfinite
         self._moments = self._moments.merge(_moments(count, pivot, sums))
         if count:
@@ -245,13 +207,13 @@ class Accumulator:
 
     def stats(self) -> TensorStats:
         """Return what was learnt so far."""
-        bins = np.flatnonzero(self._units != 0)
         low, high = self._channels if self._channels is not None else (None, None)
         return TensorStats(
-            bins=bins.astype(np.uint32),
-            counts=self._counts(bins),
+            histogram=histogram_from_counters(*self._counters),
+            nonfinite=self._nonfinite,
             minimum=self._minimum,
             maximum=self._maximum,
+            least=self._least,
             exact=bool(self._exact),
             moments=self._moments,
             batches=self._batches,
@@ -262,9 +224,10 @@ class Accumulator:
         )
 
     def _take_up(self, start: TensorStats) -> None:
-        full, units = np.divmod(start.counts - np.uint64(1), np.uint64(CARRIED))
-        self._carried[start.bins], self._units[start.bins] = full, units + np.uint64(1)
+        self._counters = counters_from_histogram(start.histogram)
+        self._nonfinite = start.nonfinite
         self._minimum, self._maximum = start.minimum, start.maximum
+        self._least = start.least
         self._exact = start.exact
         self._moments = start.moments
         self._batches = start.batches
@@ -273,14 +236,6 @@ class Accumulator:
         self._channels_vary = low is None or high is None
         if low is not None and high is not None:
             self._channels = (low.copy(), high.copy())
-
-    def _counts(self, bins: np.ndarray | slice) -> np.ndarray:
-        found: np.ndarray = self._carried[bins] * np.uint64(CARRIED) + self._units[bins]
-        return found
-
-    def _nonfinite(self) -> int:
-        ends = slice(_NONFINITE, _SIGN), slice(_SIGN + _NONFINITE, None)
-        return sum(int(self._counts(end).sum()) for end in ends)
 
     def _run(self, low: float, high: float) -> None:
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
@@ -325,19 +280,3 @@ def _joined(a: TensorStats, b: TensorStats, join: np.ufunc, name: str) -> np.nda
         return None
     joined: np.ndarray = join(of_a, of_b)
     return joined
-
-
-def _summed(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bins of all parts, each ascending, and the sum of their counts."""
-    bins, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(bins, kind="stable")
-    bins = bins[order]
-    first = np.flatnonzero(np.diff(bins, prepend=~bins[:1]))
-    return bins[first], np.add.reduceat(counts[order], first) if len(first) else counts
-
-
-def _edge(bins: np.ndarray) -> np.ndarray:
-    """Return the lower edges of bins of |x|, float64; of the first non-finite bin, 2**128."""
-    bits = bins.astype(np.uint32) << np.uint32(23 - MANTISSA_BITS)
-    edges: np.ndarray = bits.view(np.float32).astype(np.float64)
-    return np.where(bins >= _NONFINITE, 2.0**128, edges)

@@ -20,10 +20,9 @@ from trueint8.errors import ConfigError, DataError, IntegrityError
 
 DEFAULT_PERCENTILE = 99.99
 
-_OURS_ONLY = (
+OURS_ONLY = (
     "ranges", "smooth", "smooth_alpha", "weights", "weights_per_tensor", "rounding", "groups",
     "float_channels", "attention", "target_drop",
-    "attention",
 )  # fmt: skip
 """Options that only our quantizer reads."""
 
@@ -61,7 +60,7 @@ def quantizer_from_options(options: BuildOptions) -> QuantizerChoice | None:
     python = Path(options.modelopt_python).expanduser() if options.modelopt_python else None
     if options.quantizer == OURS:
         return None
-    for name in _OURS_ONLY:
+    for name in OURS_ONLY:
         if getattr(options, name) != getattr(BuildOptions(), name):
             raise ConfigError(
                 f"--{name.replace('_', '-')} is for our own quantizer, not for {peer.title}",

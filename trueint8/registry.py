@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,6 +19,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'x'? `` with the known name closest to ``name``, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}? " if close else ""
+
+
+@functools.cache
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return what installed distributions bring, which takes reading a file of each."""
+    return tuple(entry_points(group=group))
 
 
 class Registry:
@@ -49,7 +57,7 @@ class Registry:
     def _plugins(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         files = self._files()
-        for point in entry_points(group=f"trueint8.{self.kind}s"):
+        for point in _entry_points(f"trueint8.{self.kind}s", tuple(sys.path)):
             first = files.get(point.name) or (
                 found[point.name].value if point.name in found else None
             )

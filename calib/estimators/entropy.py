@@ -12,16 +12,13 @@ from trueint8.errors import ConfigError
 BINS = 2048
 """Bins of equal width over |x|."""
 
-_SHARES = (1 / 6, 1 / 2, 5 / 6)
-
 
 def estimate(stats: TensorStats, scheme: Scheme = INT8) -> Range:
     """Return the threshold with the least KL(P‖Q), P being |x| clipped and Q the same quantized.
 
     |x| is taken on 2,048 bins of equal width, from the largest magnitude down; every number
-    of bins from 2ᵇ⁻¹ up is tried. Where in their bin of the statistics values lie is not known:
-    the mean of three divergences is taken, with each third's middle, lest one rare value at an
-    edge decides. Asymmetric: the same threshold on either side, cut to the extremes.
+    of bins from 2ᵇ⁻¹ up is tried. Asymmetric: the same threshold on either side, cut to the
+    extremes.
 
     Args:
         stats: One tensor over all batches.
@@ -44,23 +41,39 @@ def estimate(stats: TensorStats, scheme: Scheme = INT8) -> Range:
         )
     if stats.absmax == 0.0:
         return Range(0.0, 0.0)
-    found = np.mean([divergences(counts, levels) for counts in linear_counts(stats)], axis=0)
-    threshold = (levels + int(np.argmin(found))) * stats.absmax / BINS
+    kept = levels + int(np.argmin(divergences(linear_counts(stats), levels)))
+    threshold = kept * stats.absmax / BINS
     if scheme.symmetric:
         return Range(-threshold, threshold)
     return scheme.covering(max(stats.minimum, -threshold), min(stats.maximum, threshold))
 
 
-def linear_counts(stats: TensorStats) -> list[np.ndarray]:
-    """Return counts of |x| in 2,048 bins of equal width up to ``absmax``, each (2048,) float64.
+def linear_counts(stats: TensorStats) -> np.ndarray:
+    """Return counts of |x| in 2,048 bins of equal width up to ``absmax``, (2048,) float64.
 
-    There is one for each place within a bin of the statistics that its values are taken to be
-    at; at the top of the range that bin is a quarter to half as wide as one of these.
+    Rare values are known exactly. The others are taken to be spread evenly within a bin of the
+    statistics, which at the top of the range is a quarter to half as wide as one of these; what
+    falls on either side of an edge is a whole number.
     """
-    low, high, counts = stats.magnitudes()
-    found = []
-    for share in _SHARES:
-        place = (low + share * (high - low)) / stats.absmax * BINS
-        place = np.minimum(place, BINS - 1).astype(np.int64)
-        found.append(np.bincount(place, weights=counts, minlength=BINS).astype(np.float64))
+    low, high, counts = stats.values()
+    point = low == high
+    found, _ = np.histogram(
+        np.abs(low[point]),
+        bins=BINS,
+        range=(0.0, stats.absmax),
+        weights=counts[point].astype(np.float64),
+    )
+    low, high, counts = low[~point], high[~point], counts[~point]
+    if len(low):
+        edges = np.linspace(-stats.absmax, stats.absmax, 2 * BINS + 1)
+        ends = np.append(0.0, np.cumsum(counts, dtype=np.float64))
+        below = np.interp(edges, _paired(low, high), _paired(ends[:-1], ends[1:]))
+        spread = np.diff(np.rint(below))
+        found += spread[BINS:] + spread[BINS - 1 :: -1]
     return found
+
+
+def _paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return a₀, b₀, a₁, b₁, …"""
+    pairs: np.ndarray = np.stack([a, b], axis=1).ravel()
+    return pairs

@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from calib.estimators.percentile import estimate as percentile_range
-from calib.kernels import squared_error
+from calib.histogram import Spans
+from calib.kernels import least_errors
 from calib.schemes import INT8, Range, Scheme
 from calib.stats import TensorStats
 
-_FEW_LEVELS = 31
-"""So few that every zero point is tried."""
-
 _RATIO = 1.05
-_MOST_TRIED = 2000
-_WORK = 200_000
-"""Scales at least tried first, times bins: few bins leave time for a fine search."""
+"""Of neighbouring scales tried first."""
 
-_MANY_BINS = 1000
+_PARTS = 4
+"""Scales tried next for each step that the largest integer moves."""
+
+_WORK = 4_000_000
+"""Scales tried next times bins, at most; then only where the error is near the least."""
+
+_FINER = 4
+"""Where values are few, errors are no smooth function of the scale."""
+
+_NEAR = 2.0
+_AT_ONCE = 32
+_MOST_ROUGH = 1024
+_FEWEST = 31
+_REFINED = 4
+_ROUNDS = 5
+_POINTS = 7
 _COARSE_MANTISSA_BITS = 7
-_REFINED = 3
-_POINTS = 9
-_PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
+_TO_ZERO = 0.4
+"""Part of a scale that it, and others near it, round to 0."""
+
+_HEAVY = 1e-3
+"""A bin with this share of the values is not joined with others."""
 
 
 def estimate(stats: TensorStats, scheme: Scheme = INT8) -> Range:
     """Return the range that minimises E[(x − quantized x)²] over the histogram.
 
-    Clipping and rounding errors are weighed against each other. For a zero point, scales are
-    tried at a constant ratio, from the one that clips nothing down to half the median, then ever
-    more finely around the best. Asymmetric: so for every zero point of up to 5 bits; beyond, for
-    those of some percentiles, then for neighbours of the best.
+    Clipping and rounding errors are weighed against each other, for every zero point at once.
+    Scales are tried from the one that clips nothing down to where clipping alone costs more than
+    the best, so densely that the largest integer moves by a quarter, then ever more finely around
+    the best few.
 
     Args:
         stats: One tensor over all batches.
         scheme: Bits and symmetry.
 
     Returns:
-        A range within that of ``minmax``, up to one step.
+        A range within that of ``minmax``, up to one step at either end.
 
     References:
         Bondarenko et al. 2021, arXiv:2109.12948, section 2; Choukroun et al. 2019,
@@ -50,113 +61,107 @@ def estimate(stats: TensorStats, scheme: Scheme = INT8) -> Range:
         return Range(0.0, 0.0)
     levels = scheme.levels
     if scheme.symmetric:
-        whole = _Search.over(*stats.magnitudes(), levels=2 * levels)
-        scale = whole.polished(whole.coarse().best([levels])).scale
+        search = _Search.over(stats.values(), 2 * levels, levels, levels)
+        scale, _ = search.best(stats.absmax / levels)
         return Range(-scale * levels, scale * levels)
-    whole = _Search.over(*stats.values(), levels=levels)
-    coarse = whole.coarse()
-    best = coarse.best(_zero_points(stats, scheme))
-    step = 1 << max(scheme.bits - 4, 0)
-    while levels > _FEW_LEVELS and step:
-        near = [z for z in (best.zero - step, best.zero + step) if 0 <= z <= levels]
-        closer = min((coarse.refined(z, best.scale) for z in near), key=_error)
-        if closer.error < best.error:
-            best = closer
-        else:
-            step //= 2
-    best = whole.polished(best)
-    return Range(-best.zero * best.scale, (levels - best.zero) * best.scale)
+    low, high = max(-stats.minimum, 0.0), max(stats.maximum, 0.0)
+    first, last = (0 if high else levels), (levels if low else 0)
+    search = _Search.over(stats.values(), levels, first, last)
+    spare = 1 if low and high else 0
+    scale, zero = search.best(_largest(low, high, levels - spare))
+    return Range(-zero * scale, (levels - zero) * scale)
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    zero: int
-    scale: float
-    error: float
-
-
-def _error(choice: _Choice) -> float:
-    return choice.error
+def _largest(low: float, high: float, levels: int) -> float:
+    """Return the least scale with which −low to high are covered for some zero point."""
+    zeros = np.arange(levels + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below = np.where(low > 0.0, low / zeros, 0.0)
+        above = np.where(high > 0.0, high / (levels - zeros), 0.0)
+    return float(np.maximum(below, above).min())
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Bins of x, ascending, and how many steps the integers have above the smallest."""
+    """Bins of x, ascending, the steps of the integers, and the zero points to choose from."""
 
     low: np.ndarray
     high: np.ndarray
     weights: np.ndarray
     levels: int
+    first: int
+    last: int
 
     @classmethod
-    def over(cls, low: np.ndarray, high: np.ndarray, counts: np.ndarray, *, levels: int) -> _Search:
-        return cls(low, high, counts.astype(np.float64), levels)
+    def over(cls, spans: Spans, levels: int, first: int, last: int) -> _Search:
+        low, high, counts = spans
+        return cls(low, high, counts.astype(np.float64), levels, first, last)
 
-    def best(self, zeros: Iterable[int]) -> _Choice:
-        """Return the best scale and zero point among ``zeros``."""
-        tried = [c for z in zeros for c in self._all(z, self._scales(z))]
-        found = sorted(tried, key=_error)[:_REFINED]
-        return min((self.refined(c.zero, c.scale) for c in found), key=_error)
+    def best(self, largest: float) -> tuple[float, int]:
+        """Return the best scale up to ``largest`` and its zero point."""
+        joined = self._joined()
+        smooth = 2 * len(joined.low) < len(self.low)
+        scales, errors = joined._tried(largest, 1 if smooth else _FINER)
+        beside = np.concatenate([[np.inf], errors, [np.inf]])
+        lowest = np.flatnonzero((errors <= beside[:-2]) & (errors <= beside[2:]))
+        chosen = lowest[np.argsort(errors[lowest], kind="stable")][:_REFINED]
+        near, width = scales[chosen], self._step()
+        search = self._gathered(_TO_ZERO * float(near.min()))
+        for _ in range(_ROUNDS):
+            around = near[:, None] * (1 + width * np.linspace(-1, 1, _POINTS))
+            tried = np.minimum(around.ravel(), largest)
+            errors, zeros, _ = search._errors(tried)
+            index = int(np.argmin(errors))
+            near, width = tried[index : index + 1], width * 2 / _POINTS
+        return float(tried[index]), int(zeros[index])
 
-    def polished(self, choice: _Choice) -> _Choice:
-        """Return the best scale in the closest neighbourhood of a choice made on fewer bins."""
-        near = choice.scale * np.geomspace(1 / _RATIO, _RATIO, 2 * _POINTS) ** 0.25
-        return self._least(choice.zero, np.append(near, choice.scale))
-
-    def refined(self, zero: int, near: float) -> _Choice:
-        """Return the best scale within the ratio of two neighbouring first guesses."""
-        low, high = near / _RATIO, min(near * _RATIO, self._largest(zero))
-        choice = self._least(zero, np.append(np.linspace(low, high, 2 * _POINTS), near))
-        for _ in range(2):
-            width = (high - low) / _POINTS
-            low, high = choice.scale - width, min(choice.scale + width, high)
-            tried = np.append(np.linspace(low, high, _POINTS), choice.scale)
-            choice = self._least(zero, tried)
-        return choice
-
-    def _all(self, zero: int, scales: np.ndarray) -> list[_Choice]:
-        ends = -zero, self.levels - zero
+    def _errors(self, scales: np.ndarray) -> np.ndarray:
         bins = self.low, self.high, self.weights
-        return [_Choice(zero, float(s), squared_error(*bins, float(s), *ends)) for s in scales]
+        found: np.ndarray = least_errors(*bins, scales, self.levels, self.first, self.last)
+        return found
 
-    def _least(self, zero: int, scales: np.ndarray) -> _Choice:
-        return min(self._all(zero, scales), key=_error)
+    def _step(self) -> float:
+        """Return the part of a scale that moves the largest integer by a quarter."""
+        return 1 / (_PARTS * max(self.last, self.levels - self.first, _FEWEST))
 
-    def _largest(self, zero: int) -> float:
-        """Return the least scale that clips nothing; of a side that has no integers, nothing."""
-        below = -self.low[0] / zero if zero else 0.0
-        above = self.high[-1] / (self.levels - zero) if zero < self.levels else 0.0
-        return float(max(below, above, np.finfo(np.float64).tiny))
+    def _tried(self, largest: float, finer: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scales, descending, so many times finer than need be, and their errors."""
+        found: list[np.ndarray] = []
+        rough: list[np.ndarray] = []
+        for start in range(0, _MOST_ROUGH, _AT_ONCE):
+            rough.append(largest * _RATIO ** -np.arange(start, start + _AT_ONCE, dtype=np.float64))
+            found.append(self._errors(rough[-1]))
+            best = min(float(errors.min()) for errors, _, _ in found)
+            if found[-1][2, -1] > best:
+                break
+        scales, (errors, _, clipped) = np.concatenate(rough), np.concatenate(found, axis=1)
+        parts = finer * (int(np.log(_RATIO) / self._step()) + 1)
+        some = clipped <= best
+        if some.sum() * parts * len(self.low) > _WORK:
+            some &= errors <= _NEAR * best
+        between = _RATIO ** (0.5 - np.arange(parts) / parts)
+        scales = np.minimum((scales[some, None] * between).ravel(), largest)
+        return scales, self._errors(scales)[0]
 
-    def _scales(self, zero: int) -> np.ndarray:
-        largest = self._largest(zero)
-        magnitude = np.maximum(np.abs(self.low), np.abs(self.high))
-        order = np.argsort(magnitude)
-        some = order[magnitude[order] > 0]
-        cumulative = np.cumsum(self.weights[some])
-        median = magnitude[some][int(np.searchsorted(cumulative, cumulative[-1] / 2))]
-        least = min(median / 2 / max(zero, self.levels - zero), largest)
-        octaves = np.log(largest / least) / np.log(_RATIO)
-        count = int(min(max(octaves, _WORK / len(self.low)), _MOST_TRIED)) + 1
-        return np.geomspace(largest, least, count)
-
-    def coarse(self) -> _Search:
-        """Return bins joined into wider ones, where there are many."""
-        if len(self.low) < _MANY_BINS:
+    def _gathered(self, below: float) -> _Search:
+        """Return all |x| < ``below`` as one value with the sum of their squares."""
+        small = np.maximum(np.abs(self.low), np.abs(self.high)) < below
+        if not small.any():
             return self
-        middle = ((self.low + self.high) / 2).astype(np.float32)
-        group = middle.view(np.uint32) >> np.uint32(23 - _COARSE_MANTISSA_BITS)
-        starts = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+        low, high, weights = self.low[small], self.high[small], self.weights[small]
+        square = np.average((low**2 + low * high + high**2) / 3, weights=weights)
+        ends = [np.append(edge[~small], np.sqrt(square)) for edge in (self.low, self.high)]
+        order = np.argsort(ends[0], kind="stable")
+        weights = np.append(self.weights[~small], weights.sum())
+        return replace(self, low=ends[0][order], high=ends[1][order], weights=weights[order])
+
+    def _joined(self) -> _Search:
+        """Return bins joined into wider ones, but for those that hold much."""
+        middle = (self.low + self.high) / 2
+        group = middle.view(np.uint64) >> np.uint64(52 - _COARSE_MANTISSA_BITS)
+        heavy = self.weights > _HEAVY * self.weights.sum()
+        cut = (group[1:] != group[:-1]) | heavy[1:] | heavy[:-1]
+        starts = np.flatnonzero(np.append(True, cut))
         ends = np.append(starts[1:], len(group)) - 1
         weights = np.add.reduceat(self.weights, starts)
-        return _Search(self.low[starts], self.high[ends], weights, self.levels)
-
-
-def _zero_points(stats: TensorStats, scheme: Scheme) -> list[int]:
-    if stats.minimum >= 0.0 or stats.maximum <= 0.0:
-        return [0 if stats.minimum >= 0.0 else scheme.levels]
-    if scheme.levels <= _FEW_LEVELS:
-        return list(range(scheme.levels + 1))
-    ranges = [percentile_range(stats, scheme, percentile=p) for p in _PERCENTILES]
-    shares = [-r.low / (r.high - r.low) for r in ranges if r.high > r.low]
-    return sorted({round(s * scheme.levels) for s in (*shares, 0.5)})
+        return replace(self, low=self.low[starts], high=self.high[ends], weights=weights)

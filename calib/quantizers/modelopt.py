@@ -38,8 +38,9 @@ _METHODS = {"entropy": "entropy", "minmax": "max"}
 ESTIMATORS = tuple(_METHODS)
 
 CHILD = Path(__file__).with_name("_modelopt_child.py")
+CONSTRAINTS = Path(__file__).with_name("constraints-modelopt.txt")
 _FIX = (
-    "python3 -m venv modelopt-env && modelopt-env/bin/pip install -r constraints-modelopt.txt, "
+    f"python3 -m venv modelopt-env && modelopt-env/bin/pip install -r '{CONSTRAINTS}', "
     "then pass --modelopt-python modelopt-env/bin/python"
 )
 _SHOWN_LINES = 8

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from calib.estimators import entropy, minmax, mse, percentile, running_minmax
+from calib.histogram import RELATIVE_BIN_WIDTH
 from calib.schemes import Range, Scheme, params_of_range
-from calib.stats import MOMENTUM, RELATIVE_BIN_WIDTH, TensorStats
-from tests.calib.test_stats import STEP_OF_DENORMALS
+from calib.stats import MOMENTUM, TensorStats
 from trueint8.errors import ConfigError
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -60,7 +60,7 @@ def _bounds(values: np.ndarray, q: float) -> tuple[float, float]:
     high = np.percentile(values, min(100.0, q * (1 + 1e-12)), method="inverted_cdf")
     ends = []
     for value, outwards in ((low, -1), (high, 1)):
-        width = abs(value) * RELATIVE_BIN_WIDTH + STEP_OF_DENORMALS
+        width = abs(value) * RELATIVE_BIN_WIDTH
         ends.append(min(value + outwards * width, values.max()))
     return float(ends[0]), float(ends[1])
 
@@ -250,7 +250,7 @@ def test_a_constant_is_represented(
     found = estimator.estimate(TensorStats.of(values), scheme)  # type: ignore[attr-defined]
     exact = float(values[0])
     near = found.low if exact < 0 else found.high
-    assert near == pytest.approx(exact, rel=0.02, abs=STEP_OF_DENORMALS)
+    assert near == pytest.approx(exact, rel=0.02, abs=0.0)
     params = params_of_range("x", found, scheme)
     assert float(params.scale) > 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from trueint8.errors import BuildError, ConfigError, MissingDependency
 from trueint8.progress import Silence
 
 MODELOPT_PYTHON = os.environ.get("MODELOPT_PYTHON")
-"""The interpreter of an environment made with constraints-modelopt.txt."""
+"""The interpreter of an environment made with calib/quantizers/constraints-modelopt.txt."""
 KEPT = "encoder.layer.0.output.dense"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -187,7 +188,9 @@ def test_a_missing_environment_is_told_with_the_commands(
     request = replace(_request(graph, tmp_path), python=python)
     with pytest.raises(MissingDependency, match=said) as missing:
         QUANTIZERS.load("modelopt").quantize(request)
-    assert "-r constraints-modelopt.txt" in missing.value.fix
+    named = re.search(r"pip install -r '(.*?)'", missing.value.fix)
+    assert named is not None
+    assert "nvidia-modelopt==" in Path(named[1]).read_text("utf-8")
     assert "--modelopt-python" in missing.value.fix
 
 

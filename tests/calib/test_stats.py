@@ -8,11 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from calib.kernels import MANTISSA_BITS
-from calib.stats import MOMENTUM, RELATIVE_BIN_WIDTH, Accumulator, TensorStats
-
-STEP_OF_DENORMALS = 2.0 ** (-149 + 23 - MANTISSA_BITS)
-"""Width of a bin below the smallest normal float32."""
+from calib.histogram import RELATIVE_BIN_WIDTH
+from calib.kernels import FEW, MANTISSA_BITS
+from calib.stats import MOMENTUM, Accumulator, TensorStats
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 VALUES = arrays.arrays(np.float32, st.integers(1, 60), elements=FLOATS)
@@ -21,11 +19,17 @@ ROWS = arrays.arrays(np.float32, st.tuples(st.integers(1, 20), st.just(3)), elem
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+def _assert_same_values(a: TensorStats, b: TensorStats) -> None:
+    for name in ("points", "weights", "bins", "counts"):
+        found, expected = getattr(a.histogram, name), getattr(b.histogram, name)
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+    assert (a.minimum, a.maximum, a.least) == (b.minimum, b.maximum, b.least)
+    assert (a.count, a.nonfinite, a.exact) == (b.count, b.nonfinite, b.exact)
+
+
 def _assert_same(a: TensorStats, b: TensorStats) -> None:
-    np.testing.assert_array_equal(a.bins, b.bins)
-    np.testing.assert_array_equal(a.counts, b.counts)
-    assert (a.minimum, a.maximum, a.count, a.exact) == (b.minimum, b.maximum, b.count, b.exact)
-    assert a.counts.dtype == b.counts.dtype and a.bins.dtype == b.bins.dtype
+    _assert_same_values(a, b)
     np.testing.assert_array_equal(a.channel_minimum, b.channel_minimum)
     np.testing.assert_array_equal(a.channel_maximum, b.channel_maximum)
 
@@ -105,21 +109,73 @@ def test_every_value_lies_in_the_bin_that_counts_it(values: np.ndarray) -> None:
 @pytest.mark.parametrize("repeats", [1, 254, 255, 256, 510, 511, 70_000])
 def test_counts_beyond_a_byte_are_exact_also_where_a_collection_goes_on(repeats: int) -> None:
     values = np.repeat(np.array([0.0, -1.5, 2.0, 1e-40], np.float32), [repeats, 1, 300, 2])
+    values = np.append(values, np.linspace(3.0, 3.0005, repeats + FEW).astype(np.float32))
     whole = TensorStats.of(np.concatenate([values, values]))
-    assert sorted(whole.counts.tolist()) == sorted([2 * repeats, 2, 600, 4])
+    seen = whole.histogram
+    known = dict(zip(seen.points.tolist(), seen.weights.tolist(), strict=True))
+    assert (known[0.0], known[-1.5], known[2.0]) == (2 * repeats, 2, 600)
+    assert known[float(np.float32(1e-40))] == 4
+    assert whole.histogram.count == 2 * values.size
     resumed = Accumulator(TensorStats.of(values))
     resumed.add(values)
     _assert_same(resumed.stats(), whole)
     _assert_same(TensorStats.of(values).merge(TensorStats.of(values)), whole)
 
 
+def _crowded(edges: np.ndarray) -> np.ndarray:
+    """Return more values just above each edge than a bin holds exactly, not all equal."""
+    bits = edges.astype(np.float32).view(np.uint32)
+    return np.concatenate([edges.astype(np.float32)] * FEW + [(bits + 1).view(np.float32)])
+
+
 def test_bins_are_as_narrow_as_stated() -> None:
-    bits = np.arange(0xFF << MANTISSA_BITS, dtype=np.uint32) << np.uint32(23 - MANTISSA_BITS)
-    low, _, _ = TensorStats.of(bits.view(np.float32)).magnitudes()
-    assert len(low) == (0xFF << MANTISSA_BITS)
-    normal = low[low >= np.finfo(np.float32).tiny]
-    assert (np.diff(normal) / normal[:-1]).max() == RELATIVE_BIN_WIDTH
-    assert set(np.diff(low[low <= np.finfo(np.float32).tiny])) == {STEP_OF_DENORMALS}
+    bits = np.arange(1 << MANTISSA_BITS, 0xFF << MANTISSA_BITS, dtype=np.uint32)
+    edges = (bits << np.uint32(23 - MANTISSA_BITS)).view(np.float32)
+    stats = TensorStats.of(_crowded(edges))
+    assert not len(stats.histogram.points)
+    low, high, counts = stats.values()
+    np.testing.assert_array_equal(low[1:-1], edges)
+    assert ((high - low) / low).max() == RELATIVE_BIN_WIDTH
+    assert counts.tolist() == [1, FEW, *[FEW + 1] * (len(edges) - 2), FEW, 1]
+
+
+@pytest.mark.parametrize("magnitude", [2.0**-127, 1e-39, 1e-41])
+def test_subnormal_numbers_are_as_well_known(magnitude: float) -> None:
+    draw = np.random.default_rng(4).uniform(0.5, 1.0, 20_000) * magnitude
+    values = np.concatenate([draw, -draw[:500], np.zeros(300), [1.0]]).astype(np.float32)
+    stats = TensorStats.of(values)
+    wide = np.sort(values.astype(np.float64))
+    low, high, counts = stats.values()
+    assert int(counts.sum()) == wide.size
+    ends = np.cumsum(counts).astype(int)
+    assert (low <= wide[ends - counts.astype(int)]).all() and (wide[ends - 1] <= high).all()
+    step = 2.0**-149
+    assert (high - low <= np.maximum(np.abs(wide[ends - 1]) * RELATIVE_BIN_WIDTH * 2, step)).all()
+    assert counts[low == 0.0].tolist() == [300]
+
+
+@pytest.mark.parametrize("count", [1, 2, FEW, FEW + 1, 300, 1000])
+@pytest.mark.parametrize("at_once", [1, 4, 2000])
+def test_few_or_equal_values_are_known_exactly(count: int, at_once: int) -> None:
+    values = np.random.default_rng(count).uniform(1.0, 1 + RELATIVE_BIN_WIDTH / 2, count)
+    for kept, known in ((values, count <= FEW), (np.full(count, values[0]), True)):
+        collected = Accumulator()
+        for start in range(0, count, at_once):
+            collected.add(kept[start : start + at_once].astype(np.float32))
+        found = collected.stats().histogram
+        assert len(found.points) == (len(np.unique(kept.astype(np.float32))) if known else 0)
+        assert int(found.weights.sum()) == (count if known else 0)
+        assert found.count == count
+
+
+def test_equal_values_are_not_known_once_another_joins_them() -> None:
+    same, other = np.full(1000, 1.0001, np.float32), np.array([1.0002], np.float32)
+    for parts in ((same, other), (other, same)):
+        collected = Accumulator()
+        for part in parts:
+            collected.add(part)
+        _assert_same(collected.stats(), TensorStats.of(parts[0]).merge(TensorStats.of(parts[1])))
+        assert collected.stats().histogram.counts.tolist() == [1001]
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0, -1000.0])
@@ -224,5 +280,4 @@ def test_other_types_and_orders_are_read_as_values(dtype: type) -> None:
     values: np.ndarray = np.arange(-6, 6).reshape(3, 4).astype(dtype)
     expected = TensorStats.of(values.astype(np.float32))
     for same in (values.T, values[:, ::-1]):
-        np.testing.assert_array_equal(TensorStats.of(same).bins, expected.bins)
-        np.testing.assert_array_equal(TensorStats.of(same).counts, expected.counts)
+        _assert_same_values(TensorStats.of(same), expected)

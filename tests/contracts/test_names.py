@@ -64,14 +64,15 @@ def test_no_folder_is_empty(registry: Registry) -> None:
 def test_an_estimate_is_a_range_of_what_was_seen(name: str, kind: str, scheme: Scheme) -> None:
     estimate = ESTIMATORS.load(name)
     stats = TensorStats.of(DRAWS[kind])
-    before = stats.counts.copy()
+    before = stats.histogram.counts.copy(), stats.histogram.weights.copy()
     found = estimate(stats, scheme)
     step = (found.high - found.low) / scheme.levels
     assert found.low <= 0 <= found.high and found.low < found.high
     assert found.amax <= stats.absmax + step
     assert not scheme.symmetric or found.low == -found.high
     assert estimate(stats, scheme) == found, "a pure function"
-    np.testing.assert_array_equal(stats.counts, before)
+    np.testing.assert_array_equal(stats.histogram.counts, before[0])
+    np.testing.assert_array_equal(stats.histogram.weights, before[1])
 
 
 @pytest.mark.parametrize("name", ESTIMATORS.names())
