@@ -39,6 +39,7 @@ class Rounding:
         summed: Whether the scales lie along the axis that the product sums over.
         shifted: Whether a zero point is anything but 0.
         stored: Whether the integers are in the file: DequantizeLinear alone.
+        half: Whether the scale is FP16.
     """
 
     type: str
@@ -46,6 +47,7 @@ class Rounding:
     summed: bool
     shifted: bool
     stored: bool
+    half: bool = False
 
     def __str__(self) -> str:
         scales = {"tensor": "per tensor", "channel": "per channel", "block": "per block"}
@@ -194,6 +196,7 @@ def _rounding(node: ir.Node, summed: Sequence[int], *, moved: bool) -> Rounding:
         summed=granularity == "channel" and lies,
         shifted=_shifted(node),
         stored=quantizer is None,
+        half=scale is not None and scale.dtype == ir.DataType.FLOAT16,
     )
 
 

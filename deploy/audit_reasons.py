@@ -68,7 +68,7 @@ def _partly(reading: Reading) -> str:
 
 
 def _both(reading: Reading, finding: Finding) -> str:
-    told = (_scales(reading), _integer_gemm(reading, finding), _unnamed(finding))
+    told = (_scales(reading), _of_onnxruntime(reading, finding), _unnamed(finding))
     known = next((sentence for sentence in told if sentence), "")
     return known or "both operands carry Q/DQ; {engine} chose a float kernel all the same"
 
@@ -86,13 +86,17 @@ def _scales(reading: Reading) -> str:
     return ""
 
 
-def _integer_gemm(reading: Reading, finding: Finding) -> str:
-    if finding.engine != "onnxruntime" or reading.operator != "Gemm" or reading.bias == "int32":
+def _of_onnxruntime(reading: Reading, finding: Finding) -> str:
+    if finding.engine != "onnxruntime":
         return ""
-    return (
-        "{engine} has an integer Gemm only with an INT32 bias or with Q/DQ on its output; MatMul "
-        "and Add run in INT8"
-    )
+    if any(o.rounding is not None and o.rounding.half for o in reading.operands):
+        return "its scales are FP16, and {engine} has integer matmuls for FP32 scales only"
+    if reading.operator == "Gemm" and reading.bias != "int32":
+        return (
+            "{engine} has an integer Gemm only with an INT32 bias or with Q/DQ on its output; "
+            "MatMul and Add run in INT8"
+        )
+    return ""
 
 
 def _unnamed(finding: Finding) -> str:
@@ -134,8 +138,8 @@ _TENSORRT: dict[str, Refuses] = {
 _CHANNELS = "a scale per channel on an activation"
 _REFUSALS: dict[str, dict[str, Refuses]] = {
     "onnxruntime": {
-        f"{_CHANNELS}: ONNX Runtime makes an integer matmul of it and refuses that when it runs; "
-        "use one scale per tensor": lambda r: _activation_channels(r),
+        f"{_CHANNELS} in uint8: ONNX Runtime makes an integer matmul of it and refuses that when "
+        "it runs; use one scale per tensor": lambda r: _activation_channels(r),
     },
     "openvino": {
         f"{_CHANNELS}: OpenVINO rounds per tensor only; use one scale per tensor": (

@@ -25,7 +25,7 @@ from export.other_operators import uncounted_operators
 from export.passes.drop_qdq import DropQdq
 from export.passes.name_products import NameProducts
 from export.products import operands_of, product_macs, products
-from trueint8.errors import BuildError, ExportError, RunError
+from trueint8.errors import BuildError, ConfigError, ExportError, MissingDependency, RunError
 from trueint8.progress import Progress
 
 NO_QDQ = "carries no Q/DQ"
@@ -105,6 +105,44 @@ def _macs(model: ir.Model, batch: Mapping[str, np.ndarray]) -> dict[str, int | N
     values = [v for node in nodes for v in (*operands_of(node), node.outputs[0])]
     shapes = value_shapes(bare, [str(v.name) for v in values], batch)
     return {str(node.name): product_macs(node, shapes) for node in nodes}
+
+
+def graph_engines(wanted: Sequence[str]) -> list[str]:
+    """Return the engines that a graph is built with: those wanted, or ``all`` that can be.
+
+    That are all that are installed and take a graph rather than a checkpoint.
+
+    Raises:
+        UnknownName: If there is no engine of that name.
+        MissingDependency: If a wanted one is not installed.
+        ConfigError: If a wanted one takes no graph, or none is installed.
+    """
+    if wanted and list(wanted) != ["all"]:
+        for name in wanted:
+            engine: Engine = ENGINES.load(name)
+            engine.version()
+            if not _takes_graphs(engine):
+                raise ConfigError(
+                    f"the engine {name} runs checkpoints, not graphs",
+                    fix="build a bundle of the checkpoint with it, and inspect that",
+                )
+        return list(wanted)
+    found = [name for name in ENGINES.names() if _usable(ENGINES.load(name))]
+    if not found:
+        raise ConfigError("no engine is installed", fix="pip install 'trueint8[cpu]'")
+    return found
+
+
+def _takes_graphs(engine: Engine) -> bool:
+    return not engine.runs_checkpoint and int8_configuration(engine) is not None
+
+
+def _usable(engine: Engine) -> bool:
+    try:
+        engine.version()
+    except MissingDependency:
+        return False
+    return _takes_graphs(engine)
 
 
 def audit_graph(

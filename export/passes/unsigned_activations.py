@@ -2,7 +2,8 @@
 
 ONNX Runtime's CPU kernels multiply uint8 activations with int8 weights; with
 int8 activations it leaves many matmuls in float. Every dequantized value is
-equal to the bit before and after.
+equal to the bit before and after. An activation with a scale per channel stays int8: as
+uint8 it would become an integer matmul that refuses to run.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def _readers_of_int8(node: ir.Node) -> list[ir.Node]:
     if node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
         return []
     source, zero = node.inputs[0], node.inputs[2]
-    int8 = zero is not None and zero.const_value is not None and zero.dtype == ir.DataType.INT8
+    known = zero.const_value if zero is not None else None
+    int8 = known is not None and known.dtype == ir.DataType.INT8 and known.size == 1
     if source is None or source.is_initializer() or not int8:
         return []
     readers = [user for user, _ in node.outputs[0].uses()]

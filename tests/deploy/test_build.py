@@ -299,8 +299,8 @@ def test_minmax_takes_the_whole_range(float_onnx: Path, arrays: Path, tmp_path: 
 
 
 def test_inspect_gates_on_coverage(bundle: Bundle) -> None:
-    passed = run_here("inspect", bundle.path, "--min-coverage", 10)
-    failed = run_here("inspect", bundle.path, "--min-coverage", 99.9)
+    passed = run_here("inspect", bundle.path, "--fail-under", 0.1)
+    failed = run_here("inspect", bundle.path, "--fail-under", 0.999)
     assert passed.code == 0
     assert failed.code == 1
     assert "is below 99.9 %" in failed.err
