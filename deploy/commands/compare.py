@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import click
 
 from deploy.options import argument, command_from_options, option, print_json
 
-HELP = """Set two engines side by side, layer by layer: precision, kernel and time of each.
+HELP = """Decide whether B is faster than A, or set them side by side layer by layer.
 
 A and B are bundles. BUNDLE@ENGINE picks an engine of a bundle, the first one otherwise, and
-BUNDLE@ENGINE:float-fp32 one of its float configurations. Kernels of what runs here are timed in
-alternating runs of A's golden inputs; timing slows them, so this is where time goes, and no
-verdict on latency. `≠` marks layers that run in different precisions.
+BUNDLE@ENGINE:float-fp32 one of its float configurations. Both sides, and A once more as a
+control, are launched in fresh processes again and again and run in turn. The ratio of times has
+its 95 % interval; faster, slower or no evidence is decided on the 99 % interval, and only where A
+does not differ from itself. The least effect that the run could have found is printed beside it.
+
+With --layers: precision, kernel and time of each layer in alternating runs of A's golden inputs;
+timing slows them, so this is where time goes, and no verdict. `≠` marks layers that run in
+different precisions.
 
 \b
 Examples:
+  deploy compare bert-int8@openvino:float-fp32 bert-int8@openvino
+  deploy compare bert-int8@openvino bert-int8@onnxruntime --data eval.txt --launches 20
   deploy compare bert-int8@openvino bert-int8@onnxruntime --layers
-  deploy compare bert-int8@openvino bert-int8@openvino:float-fp32 --layers
 """
 
 
@@ -28,33 +35,74 @@ class CompareOptions:
 
     sides: tuple[str, ...] = argument((), metavar="A B", many=True)
     layers: bool = option(False, type=bool, help="Compare layer by layer.")
-    json: bool = option(False, type=bool, help="Print both audits as JSON.")
+    data: str | None = option(help="Data whose first batch is run.  [default: golden inputs of A]")
+    batch_size: int = option(8, type=int, help="Sequences per batch of --data.")
+    seq_len: int | None = option(type=int, help="Tokens per sequence of --data.")
+    launches: int = option(10, type=int, help="Fresh processes of each side; at least 4.")
+    rounds: int = option(10, type=int, help="Rounds per launch, each in an order drawn anew.")
+    round_ms: float = option(100.0, type=float, help="Aim for one side's round, in ms.")
+    threads: int | None = option(type=int, help="Threads of both.  [default: all]")
+    seed: int = option(0, type=int, help="Seed of all orders.")
+    timeout: float = option(600.0, type=float, help="Longest wait for one answer, in seconds.")
+    json: bool = option(
+        False, type=bool, help="Print figures with raw samples, or both audits, as JSON."
+    )
+    quiet: bool = option(False, type=bool, help="Print no progress.")
 
 
 def run(options: CompareOptions) -> None:
-    """Audit and time both sides and print them layer by layer."""
+    """Compare two sides and print what is known."""
+    from deploy.sides import open_side
     from trueint8.errors import ConfigError
 
     if len(options.sides) != 2:
         raise ConfigError(
             f"{len(options.sides)} sides given; a comparison has two",
-            fix="deploy compare BUNDLE@ENGINE BUNDLE@ENGINE --layers",
+            fix="deploy compare BUNDLE@ENGINE BUNDLE@ENGINE",
         )
-    if not options.layers:
-        raise ConfigError(
-            "engines are compared layer by layer, and --layers was not given",
-            fix="pass --layers; for whole latencies with intervals, run `deploy profile`",
-        )
-    from deploy.audit_text import plain
-    from deploy.layers import audit_sides, layer_lines, open_side
-
     sides = [open_side(text) for text in options.sides]
+    if options.layers:
+        _layers(options, sides)
+    else:
+        _verdict(options, sides)
+
+
+def _layers(options: CompareOptions, sides: list[Any]) -> None:
+    from deploy.audit_text import plain
+    from deploy.layers import audit_sides, layer_lines
+
     audits = audit_sides(sides)
     if options.json:
         names = [side.label for side in sides]
         print_json([{"side": n, **plain(a)} for n, a in zip(names, audits, strict=True)])
         return
     for line in layer_lines(sides, audits):
+        click.echo(line)
+
+
+def _verdict(options: CompareOptions, sides: list[Any]) -> None:
+    from deploy.profiling.contest import Effort
+    from deploy.profiling.contest_text import contest_lines, plain_contest
+    from deploy.profiling.contesting import Batch, hold_contest
+    from trueint8.progress import progress_for
+
+    held = hold_contest(
+        sides,
+        Batch(options.data, options.batch_size, options.seq_len, options.seed),
+        Effort(
+            launches=options.launches,
+            rounds=options.rounds,
+            round_ms=options.round_ms,
+            seed=options.seed,
+            timeout_s=options.timeout,
+        ),
+        threads=options.threads,
+        progress=progress_for(quiet=options.quiet),
+    )
+    if options.json:
+        print_json(plain_contest(sides, held))
+        return
+    for line in contest_lines(sides, held):
         click.echo(line)
 
 

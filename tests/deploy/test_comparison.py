@@ -57,8 +57,8 @@ def _drawn(
 
 @pytest.mark.parametrize("noise", [_quiet, _bursts])
 def test_one_engine_against_itself_is_hardly_ever_called_different(noise: Noise) -> None:
-    verdicts = [_drawn(seed, noise).verdict for seed in range(400)]
-    assert sum(v != "no evidence" for v in verdicts) <= 10
+    verdicts = [_drawn(seed, noise).verdict for seed in range(200)]
+    assert sum(v != "no evidence" for v in verdicts) <= 6
 
 
 @pytest.mark.parametrize("noise", [_quiet, _bursts])
@@ -71,7 +71,7 @@ def test_five_percent_are_found(noise: Noise) -> None:
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     truth = 1 / 1.03
-    drawn = [_drawn(seed, _quiet, slower=0.03).ratio for seed in range(400)]
+    drawn = [_drawn(seed, _quiet, slower=0.03).ratio for seed in range(200)]
     covered = sum(e.low <= truth <= e.high for e in drawn)
     assert 360 <= covered <= 396
 
