@@ -155,9 +155,7 @@ def operand_shapes(model: ir.Model, batch: Batch) -> dict[str, tuple[int, ...]]:
         return shapes(batch)
 
 
-def value_shapes(
-    model: ir.Model, names: Sequence[str], batch: Batch
-) -> dict[str, tuple[int, ...]]:
+def value_shapes(model: ir.Model, names: Sequence[str], batch: Batch) -> dict[str, tuple[int, ...]]:
     """Return the shapes of values of a graph, constants among them, when a whole batch is run."""
     observed = model.clone()
     values = dict(observed.graph.initializers)

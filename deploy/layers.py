@@ -27,7 +27,7 @@ from deploy.sessions import Configuration, Engine, Running, int8_configuration
 from trueint8.errors import ConfigError, UnknownName
 from trueint8.registry import did_you_mean
 
-_NAME = 30
+_NAME = 29
 _KERNEL = 16
 _GROUPS: dict[str, tuple[KernelKind, ...]] = {
     "matmul and convolution": ("matmul", "convolution"),

@@ -19,9 +19,7 @@ _MOVES = frozenset(["Cast", "Conc", "Move", "Repl", "Resh", "Slic", "Tran"])
 _ROUNDS = _MOVES | {"Div", "Max", "Min", "Mul", "Roun"}
 
 
-def kernels_of(
-    operations: Sequence[PlanOperation], matmuls: Mapping[str, str]
-) -> list[Kernel]:
+def kernels_of(operations: Sequence[PlanOperation], matmuls: Mapping[str, str]) -> list[Kernel]:
     """Return the kernels of a plan in order; a fused attention is one for both its matmuls.
 
     Args:

@@ -86,9 +86,7 @@ def _of_bundle(path: Path, options: InspectOptions) -> tuple[list[Any], list[str
     from trueint8.errors import ConfigError
 
     if options.shapes is not None:
-        raise ConfigError(
-            "--shapes is for a graph; a bundle has its own", fix="leave out --shapes"
-        )
+        raise ConfigError("--shapes is for a graph; a bundle has its own", fix="leave out --shapes")
     bundle = open_bundle(path)
     names = _split(options.engine) or list(bundle.manifest.engines)
     audits = [audit_engine(bundle, name, profiled=options.profile) for name in names]
