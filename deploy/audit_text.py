@@ -113,7 +113,8 @@ def _share(audit: Audit) -> str:
         return f"{audit.engine}: INT8 MAC coverage unknown; the graph also holds {held}"
     return (
         f"{audit.engine}: {coverage.share * 100:.1f} % of MACs in INT8 "
-        f"({coverage.int8_matmuls} matmuls; {coverage.weight_matmuls} have weights)  [{audit.kind}, read from the engine]"
+        f"({coverage.int8_matmuls} matmuls; {coverage.weight_matmuls} have weights)  "
+        f"[{audit.kind}, read from the engine]"
     )
 
 

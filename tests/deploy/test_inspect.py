@@ -195,3 +195,12 @@ def test_comparisons_that_are_none(bundle: Bundle, planted: Bundle) -> None:
     run_here("compare", path, path / "none", "--layers").refused(9, "no bundle at")
     ended = run_here("compare", path, planted.path, "--layers")
     assert ended.code == 0, ended.err
+
+
+def test_what_the_library_makes_of_the_file_itself_is_told(bundle: Bundle) -> None:
+    line = ("inspect", bundle.int8_graph, "--engine", "onnxruntime", "--shapes", "input_ids:4x16")
+    ended = run_here(*line)
+    assert ended.code == 0, ended.err
+    text = " ".join(ended.out.split())
+    assert "note: opened as it stands, the graph runs " in text
+    assert "shapes: input_ids:4x16,attention_mask:4x16,token_type_ids:4x16" in text
