@@ -1,4 +1,4 @@
-"""How a graph from anywhere is quantized: for each product, which operand carries Q/DQ of what kind.
+"""How a graph from anywhere is quantized: which operand of each product carries what Q/DQ.
 
 A product is multiplied in INT8 only if both operands are INT8 and one scale per operand, or per
 column of the result, can be taken out of the sum
@@ -40,6 +40,7 @@ class Rounding:
         shifted: Whether a zero point is anything but 0.
         stored: Whether the integers are in the file: DequantizeLinear alone.
         half: Whether the scale is FP16.
+        declared: Whether ``output_dtype`` alone says the type, for want of a zero point.
     """
 
     type: str
@@ -48,6 +49,7 @@ class Rounding:
     shifted: bool
     stored: bool
     half: bool = False
+    declared: bool = False
 
     def __str__(self) -> str:
         scales = {"tensor": "per tensor", "channel": "per channel", "block": "per block"}
@@ -197,6 +199,7 @@ def _rounding(node: ir.Node, summed: Sequence[int], *, moved: bool) -> Rounding:
         shifted=_shifted(node),
         stored=quantizer is None,
         half=scale is not None and scale.dtype == ir.DataType.FLOAT16,
+        declared=quantizer is not None and len(quantizer.inputs) < 3 and _declared(quantizer) > 0,
     )
 
 
@@ -220,10 +223,15 @@ def _type(node: ir.Node, quantizer: ir.Node | None) -> str:
     """Return the integers' type: of the stored ones, of the zero point, or what Q declares."""
     values = [node.inputs[0], *(n.inputs[2] for n in (node, quantizer) if n and len(n.inputs) > 2)]
     known = [v.dtype for v in values if v is not None and v.dtype is not None]
-    declared = quantizer.attributes.get("output_dtype") if quantizer is not None else None
-    if declared is not None and declared.as_int():
-        known.append(ir.DataType(declared.as_int()))
+    if quantizer is not None and _declared(quantizer):
+        known.append(ir.DataType(_declared(quantizer)))
     return (known[0] if known else ir.DataType.UINT8).name.lower()
+
+
+def _declared(quantizer: ir.Node) -> int:
+    """Return the number of the type that ``output_dtype`` declares, 0 for none."""
+    attribute = quantizer.attributes.get("output_dtype")
+    return attribute.as_int() if attribute is not None else 0
 
 
 def _shifted(node: ir.Node) -> bool:

@@ -1,4 +1,4 @@
-"""Per matmul, attention and convolution: quantized in the graph? executed in what, by which kernel?"""
+"""Per matmul, attention and convolution: quantized? executed in what, by which kernel?"""
 
 from __future__ import annotations
 
@@ -155,7 +155,8 @@ def judge(
 ) -> Audit:
     """Set what an engine says it executes beside what the graph says."""
     floats = {p.name for p in subject.products if p.reason}
-    executed = executed_precisions(kernels, dict.fromkeys(p.name for p in subject.products), floats)
+    names = {p.name: "" for p in subject.products}
+    executed = executed_precisions(kernels, names, floats)
     of = {name: kernel for kernel in kernels for name in kernel.matmuls}
     times = _times(subject.products, kernels, profile)
     lines = []

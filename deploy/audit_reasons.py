@@ -23,6 +23,10 @@ CHANNELS = (
 ACTIVATION_ONLY = "its activation carries Q/DQ and its weight does not: both must, to multiply INT8"
 WEIGHT_ONLY = "only its weight carries Q/DQ; its activation is float, and so is the product"
 ONE_ACTIVATION = "only one of its two activations carries Q/DQ: both must, to multiply INT8"
+_SHIFTED_ACTIVATIONS = (
+    "an activation has a zero point other than 0, with which {engine} multiplies two activations "
+    "in float"
+)
 OUTPUT_ONLY = "only its output carries Q/DQ, which rounds its result; it multiplies floats"
 
 
@@ -68,7 +72,7 @@ def _partly(reading: Reading) -> str:
 
 
 def _both(reading: Reading, finding: Finding) -> str:
-    told = (_scales(reading), _of_onnxruntime(reading, finding), _unnamed(finding))
+    told = (_scales(reading), _unnamed(finding), _of_engine(reading, finding))
     known = next((sentence for sentence in told if sentence), "")
     return known or "both operands carry Q/DQ; {engine} chose a float kernel all the same"
 
@@ -86,11 +90,18 @@ def _scales(reading: Reading) -> str:
     return ""
 
 
-def _of_onnxruntime(reading: Reading, finding: Finding) -> str:
-    if finding.engine != "onnxruntime":
-        return ""
+def _of_engine(reading: Reading, finding: Finding) -> str:
+    if finding.engine == "openvino":
+        shifted = any(rounding.shifted for rounding in reading.activations)
+        return _SHIFTED_ACTIVATIONS if shifted and not reading.weighted else ""
+    return _of_onnxruntime(reading) if finding.engine == "onnxruntime" else ""
+
+
+def _of_onnxruntime(reading: Reading) -> str:
     if any(o.rounding is not None and o.rounding.half for o in reading.operands):
         return "its scales are FP16, and {engine} has integer matmuls for FP32 scales only"
+    if any(rounding.declared for rounding in reading.activations):
+        return "its Q/DQ has no zero point, and {engine} fuses int8 Q/DQ only with one, if of 0"
     if reading.operator == "Gemm" and reading.bias != "int32":
         return (
             "{engine} has an integer Gemm only with an INT32 bias or with Q/DQ on its output; "

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from textwrap import wrap
 
 from deploy.audit import Audit, AuditLine
-from deploy.kernels import Kernel, KernelKind
+from deploy.kernels import NOT_FOUND, Kernel, KernelKind
 
 WIDTH = 100
-_NAME = 46
+_NAME = 44
 _NAMED = 3
 
 _KINDS: dict[KernelKind, str] = {
@@ -112,8 +112,9 @@ def _share(audit: Audit) -> str:
         held = ", ".join(f"{n} {kind}" for kind, n in audit.uncounted.items())
         return f"{audit.engine}: INT8 MAC coverage unknown; the graph also holds {held}"
     return (
-        f"{audit.engine}: {coverage.share * 100:.1f} % of MACs in INT8 ({coverage.int8_matmuls} matmuls; "
-        f"{coverage.weight_matmuls} have weights)  [{audit.kind}, read from the engine]"
+        f"{audit.engine}: {coverage.share * 100:.1f} % of MACs in INT8 "
+        f"({coverage.int8_matmuls} matmuls; {coverage.weight_matmuls} have weights)  "
+        f"[{audit.kind}, read from the engine]"
     )
 
 
@@ -174,8 +175,10 @@ def _missed(audit: Audit) -> Iterator[str]:
     for (executed, why), names in groups.items():
         shown = ", ".join(shortened(name) for name in names[:_NAMED])
         more = f" and {len(names) - _NAMED} more" if names[_NAMED:] else ""
-        what = f"carries Q/DQ but runs in {executed}"
-        yield from _folded("  ", [f"SIMULATED: {what}: {shown}{more}"])
+        what = f"SIMULATED: carries Q/DQ but runs in {executed}"
+        if executed == NOT_FOUND:
+            what = "carries Q/DQ, and nothing says what it runs in"
+        yield from _folded("  ", [f"{what}: {shown}{more}"])
         yield from _folded("    ", [why])
 
 

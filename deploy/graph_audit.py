@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,14 @@ from deploy.drawn_inputs import draw_shaped
 from deploy.engines import ENGINES
 from deploy.graph_shapes import choose_shapes, inputs_of, profile_shapes
 from deploy.hardware import default_threads
-from deploy.sessions import BuildRequest, Engine, Running, Shapes, int8_configuration
+from deploy.sessions import (
+    BuildRequest,
+    Configuration,
+    Engine,
+    Running,
+    Shapes,
+    int8_configuration,
+)
 from export.matmuls import vocabulary_size
 from export.onnx_file import load_as_found, save_model
 from export.other_operators import uncounted_operators
@@ -180,4 +187,28 @@ def _audit(
             profile = profile_kernels(engine, folder, configuration, running, found.batch)
     except (BuildError, RunError) as err:
         return refused(engine, found.subject, err.problem)
-    return judge(engine, kernels, found.subject, profile)
+    audit = judge(engine, kernels, found.subject, profile)
+    return replace(audit, notes=[*audit.notes, *_as_it_stands(found, source, engine, audit)])
+
+
+def _as_it_stands(found: FoundGraph, source: Path, engine: Engine, built: Audit) -> list[str]:
+    """Return what the engine's library does with the file itself, where that is another share.
+
+    An engine may rewrite a graph when it builds it, as ONNX Runtime's does with activations.
+    """
+    if not engine.runs_here:
+        return []
+    whole = Running(default_threads(), shapes=found.shapes)
+    plain, matmuls = Configuration("simulated", "fp32"), {m.matmul: "" for m in built.lines}
+    try:
+        kernels = engine.audit(source, plain, whole, matmuls)
+    except (BuildError, RunError) as err:
+        return [f"opened as it stands, the graph is refused: {err.problem.splitlines()[0]}"]
+    was = judge(engine, kernels, found.subject, None).coverage()
+    now = built.coverage()
+    if was is None or now is None or was.int8_macs == now.int8_macs:
+        return []
+    return [
+        f"opened as it stands, the graph runs {was.share * 100:.1f} % of its MACs in INT8; "
+        "`deploy build` rewrites Q/DQ into the form this engine takes"
+    ]

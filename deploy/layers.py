@@ -22,7 +22,7 @@ from deploy.hardware import default_threads
 from deploy.kernels import KernelKind
 from deploy.sides import Side, check_same_inputs
 
-_NAME = 30
+_NAME = 29
 _KERNEL = 16
 _GROUPS: dict[str, tuple[KernelKind, ...]] = {
     "matmul and convolution": ("matmul", "convolution"),

@@ -183,7 +183,7 @@ def _bytes(output: Any) -> int | None:
     shape, bits = output.get_partial_shape(), _BITS.get(_type_of(output))
     if bits is None or not shape.is_static:
         return None
-    return prod(d.get_length() for d in shape) * bits // 8
+    return prod(int(d.get_length()) for d in shape) * bits // 8
 
 
 def _weight_name(op: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -30,6 +30,7 @@ class Encoder:
         attention: Whether the operands of both products in an attention carry Q/DQ.
         operator: Of the linear layers.
         weights: DequantizeLinear of INT8 weights, or both of float ones.
+        residuals: Whether what a layer adds to is rounded, as Model Optimizer does.
         zeros: Whether zero points are written where they are 0 and may be left out.
     """
 
@@ -43,6 +44,7 @@ class Encoder:
     attention: bool = False
     operator: Literal["MatMul", "Gemm"] = "MatMul"
     weights: Literal["dq", "qdq"] = "dq"
+    residuals: bool = False
     zeros: bool = True
     half: bool = False
     static: bool = False
@@ -56,7 +58,7 @@ class Encoder:
         """Return the multiply-accumulates of each product at (batch, tokens), counted by hand."""
         rows, w = self.batch * self.tokens, self.width
         inner = self.batch * self.tokens * self.tokens * w
-        found = {}
+        found: dict[str, int] = {}
         for i in range(self.layers):
             linears = dict.fromkeys(LINEARS[:4], rows * w * w)
             linears |= dict.fromkeys(LINEARS[4:], rows * w * 2 * w)
@@ -65,9 +67,9 @@ class Encoder:
         return found
 
     @property
-    def shapes(self) -> str:
-        """As ``--shapes`` takes it."""
-        return f"x:{self.batch}x{self.tokens}x{self.width}"
+    def shape(self) -> tuple[int, int, int]:
+        """Of the input that :meth:`macs` counts."""
+        return self.batch, self.tokens, self.width
 
     def write(self, path: Path) -> Path:
         """Write the file and return its path."""
@@ -143,6 +145,8 @@ class _Writing:
     def _norm(self, name: str, x: str, y: str) -> str:
         ones = self._constant(f"{name}.scale", np.ones(self.how.width, self.float))
         zeros = self._constant(f"{name}.shift", np.zeros(self.how.width, self.float))
+        if self.how.residuals:
+            x = self._pair(f"{name}.residual", x, np.asarray(0.03), np.int8, 0)
         both = self._node("Add", [x, y])
         if self.how.opset >= 17:
             return self._node("LayerNormalization", [both, ones, zeros], name=name)
@@ -218,14 +222,14 @@ class _Writing:
     ) -> str:
         parameters = [self._constant(f"{name}_scale", scale.astype(self.float))]
         default = kind is np.uint8 and not zero
-        attributes = {} if axis is None else {"axis": axis}
+        declared = self.how.opset >= 21 and not zero
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
         quantizing = dict(attributes)
-        if self.how.zeros or not default:
-            if self.how.opset >= 21 and not self.how.zeros:
-                quantizing["output_dtype"] = TensorProto.INT8
-            else:
-                zeros = np.full(scale.shape, zero, kind)
-                parameters.append(self._constant(f"{name}_zero", zeros))
+        if self.how.zeros or not (default or declared):
+            zeros = np.full(scale.shape, zero, kind)
+            parameters.append(self._constant(f"{name}_zero", zeros))
+        elif not default:
+            quantizing["output_dtype"] = TensorProto.INT8
         q = self._node("QuantizeLinear", [x, *parameters], name=f"{name}/q", **quantizing)
         return self._node("DequantizeLinear", [q, *parameters], name=f"{name}/dq", **attributes)
 
@@ -234,7 +238,7 @@ class _Writing:
         return name
 
     def _node(
-        self, operator: str, inputs: list[str], name: str = "", out: str = "", **a: object
+        self, operator: str, inputs: list[str], name: str = "", out: str = "", **a: Any
     ) -> str:
         out = out or f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [out], name=name, **a))
