@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deploy.bundle import Bundle
+from deploy.compatibility import check_engine
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.kernels import executed_precisions
@@ -63,6 +64,7 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
 
     Raises:
         UnknownName: If the bundle has no such engine.
+        RunError: If its files do not fit this machine.
     """
     if name not in bundle.manifest.engines:
         raise UnknownName(
@@ -71,6 +73,8 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
         )
     matmuls = bundle.manifest.matmuls_of(name)
     engine: Engine = ENGINES.load(name)
+    if engine.runs_here:
+        check_engine(bundle, name)
     names = {m.name: m.returns for m in matmuls}
     rest = bundle.manifest.engines[name].rest
     kernels = engine.audit(
@@ -82,7 +86,7 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
     executed = executed_precisions(kernels, names, {m.name for m in matmuls if m.reason})
     return Audit(
         engine=name,
-        kind=Kind.MEASURED if bundle.manifest.engines[name].runs_here else Kind.BUILT,
+        kind=Kind.MEASURED if engine.runs_here else Kind.BUILT,
         uncounted=bundle.manifest.uncounted,
         lines=[AuditLine(m.name, m.weighted, m.macs, m.reason, executed[m.name]) for m in matmuls],
     )

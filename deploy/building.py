@@ -22,12 +22,13 @@ from deploy.compiling import (
     Steps,
     build_engines,
     engine_shapes,
+    golden_graphs,
     longest_sequence,
 )
 from deploy.engine_graphs import special_rules
 from deploy.exporting import copy_tokenizer
 from deploy.float_graph import write_float_graph
-from deploy.golden import draw_inputs, write_golden
+from deploy.golden import Rests, draw_inputs, write_golden
 from deploy.hardware import hardware, package_versions
 from deploy.manifest import (
     CalibrationEntry,
@@ -107,7 +108,8 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
             save_model(load_clean(prepared.graph), folder / layout.SMOOTHED_GRAPH)
         entries = _matmul_entries(prepared)
     with steps.timed("golden"):
-        golden = _golden(folder, plan, graph, inputs, samples, progress)
+        graphs = golden_graphs(plan, prepared, folder)
+        golden = _golden(folder, plan, graph, inputs, samples, graphs, progress)
     with storage_errors(folder):
         if prepared.ranges is not None:
             (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
@@ -117,6 +119,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         copy_tokenizer(plan.source, folder / layout.TOKENIZER)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=plan.command,
         request=plan.request(),
         model=_model_entry(plan),
         inputs=[InputEntry(name=i.name, dtype=i.dtype.name, shape=list(i.shape)) for i in inputs],
@@ -228,6 +231,7 @@ def _golden(
     graph: ir.Model,
     inputs: list[GraphInput],
     samples: Samples,
+    graphs: Rests,
     progress: Progress,
 ) -> str:
     like = samples.batches[0]
@@ -240,7 +244,7 @@ def _golden(
     else:
         arrays, origin = draw_inputs(graph, inputs, like, plan.seed), f"drawn, seed {plan.seed}"
     with progress.step("golden outputs"):
-        write_golden(folder / layout.FLOAT_GRAPH, arrays, folder / layout.GOLDEN)
+        write_golden(folder / layout.GOLDEN, folder / layout.FLOAT_GRAPH, graphs, arrays)
     return origin
 
 

@@ -26,6 +26,7 @@ from deploy.sessions import (
     BuildRequest,
     Configuration,
     Engine,
+    Precision,
     Running,
     Shapes,
     int8_configuration,
@@ -127,6 +128,23 @@ def build_engines(
             simulated_cosine=None if engine.runs_here else cosine,
         )
     return entries
+
+
+def golden_graphs(plan: BuildPlan, prepared: Prepared, folder: Path) -> dict[Path, list[Precision]]:
+    """Return the Q/DQ graphs of a build, and the precisions engines may run their rest in.
+
+    BF16 is among them also where this machine's processor prefers FP32: another may not.
+    """
+    common = folder / layout.INT8_GRAPH
+    found: dict[Path, list[Precision]] = {common: ["fp32", "bf16"]}
+    for name in plan.engines:
+        engine: Engine = ENGINES.load(name)
+        graph, _ = decisions(engine, plan.engines, prepared, common)
+        half: Precision = "fp16" if engine.placement.rest and not plan.fp32_rest else "fp32"
+        rests = found.setdefault(graph, [])
+        if half not in rests:
+            rests.append(half)
+    return found
 
 
 @contextmanager

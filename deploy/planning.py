@@ -20,7 +20,7 @@ from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
 from deploy.golden import COUNT
 from deploy.hardware import gpu
-from deploy.options import check_counts
+from deploy.options import check_counts, typed
 from deploy.search.planning import SearchPlan, contents, search_plan
 from deploy.sessions import Engine
 from deploy.settings import (
@@ -112,6 +112,7 @@ class BuildPlan(CalibrationPlan):
     quantizer: QuantizerChoice | None
     search: SearchPlan | None
     options: EngineOptions
+    command: str
     force: bool
 
     def options_of(self, engine: Engine) -> EngineOptions:
@@ -196,6 +197,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         quantizer=quantizer,
         search=search_plan(options, engines, plan.calib_data),
         options=EngineOptions(),
+        command=typed(options, "deploy build", without=("out", "force", "json", "quiet")),
         force=options.force,
     )
 

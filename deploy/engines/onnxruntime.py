@@ -11,8 +11,17 @@ import onnx
 
 from calib.inputs import GraphInput
 from calib.placement import Rules
+from deploy.engine_options import EngineOptions
 from deploy.kernels import Kernel
-from deploy.sessions import BuildRequest, Configuration, Precision, Running, check_inputs
+from deploy.sessions import (
+    VNNI,
+    BuildRequest,
+    Configuration,
+    Needs,
+    Precision,
+    Running,
+    check_inputs,
+)
 from export.onnx_file import load_clean, save_model
 from export.passes.unsigned_activations import UnsignedActivations
 from trueint8.errors import BuildError, MissingDependency, RunError
@@ -124,6 +133,14 @@ class OnnxRuntime:
     def version(self) -> str:
         """Return ONNX Runtime's version."""
         return str(_library().__version__)
+
+    def needs(self, options: EngineOptions) -> Needs:
+        """Return this version or a later one, and VNNI where the build had it.
+
+        The optimized graph holds fused operators, which later versions keep, and no layouts.
+        """
+        del options
+        return Needs(features=VNNI)
 
     def floats(self) -> list[Configuration]:
         """Return FP32: the CPU provider has no other float matmul for such graphs."""

@@ -10,9 +10,18 @@ import numpy as np
 
 from calib.inputs import GraphInput
 from calib.placement import Rules
+from deploy.engine_options import EngineOptions
 from deploy.hardware import cpu_flags
 from deploy.kernels import Kernel
-from deploy.sessions import BuildRequest, Configuration, Precision, Running, check_inputs
+from deploy.sessions import (
+    VNNI,
+    BuildRequest,
+    Configuration,
+    Needs,
+    Precision,
+    Running,
+    check_inputs,
+)
 from trueint8.errors import BuildError, MissingDependency, RunError
 
 FILE = "model.xml"
@@ -126,6 +135,11 @@ class OpenVino:
     def version(self) -> str:
         """Return OpenVINO's version."""
         return str(_library().__version__).split("-")[0]
+
+    def needs(self, options: EngineOptions) -> Needs:
+        """Return this version or a later one, and VNNI where the build had it."""
+        del options
+        return Needs(features=VNNI)
 
     def floats(self) -> list[Configuration]:
         """Return what the CPU plugin says it can compute in."""

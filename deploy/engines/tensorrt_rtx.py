@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from calib.placement import Rules
+from deploy.engine_options import EngineOptions
 from deploy.kernels import Kernel
-from deploy.sessions import BuildRequest, Configuration, Precision, Running, Session
+from deploy.sessions import BuildRequest, Configuration, Needs, Precision, Running, Session
 from trueint8.artifacts import storage_errors
 from trueint8.errors import BuildError, MissingDependency, RunError
 
@@ -28,6 +29,9 @@ _GEMM_OPERATIONS = ("fully_connected", "runtime_fusion")
 _ATTENTION = "_gemm_mha"
 _ATTENTION_OPERANDS = 3
 """Q, K and V; a mask is a fourth, and always float."""
+
+_DEFAULT_TARGETS = ("8.0", "8.6", "8.9", "12.0+")
+"""Of a plan that names none; Hopper (9.0) is not among them."""
 
 _state: dict[str, Any] = {}
 
@@ -115,6 +119,11 @@ class TensorRtRtx:
     def version(self) -> str:
         """Return TensorRT-RTX's version."""
         return str(_library().__version__)
+
+    def needs(self, options: EngineOptions) -> Needs:
+        """Return the same version and system, and a GPU among the plan's targets."""
+        named = tuple(re.sub(r"^sm(\d+)(\d)$", r"\1.\2", gpu) for gpu in options.gpu)
+        return Needs("same", system=True, capabilities=named or _DEFAULT_TARGETS)
 
     def floats(self) -> list[Configuration]:
         """Return nothing: no plan is run here."""

@@ -137,7 +137,7 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
         engine: Engine = ENGINES.load(name)
         with progress.step(f"audit {bundle.path.name} on {name}"):
             coverage = audit_engine(bundle, name).coverage()
-        if entry.runs_here:
+        if engine.runs_here:
             simulated = _simulated(session, bundle, entry.graph, scratch)
             yield from _engine_rows(session, bundle, engine, data, data_file, simulated, coverage)
         else:
