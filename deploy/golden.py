@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save
 
 from calib.collector import unpadded
 from calib.inputs import GraphInput
+from deploy.drawn_inputs import draw_shaped
 from deploy.engine_graphs import simulated_outputs
 from deploy.sessions import Precision
 from deploy.tolerance import sqnr_db
@@ -54,10 +55,7 @@ class Golden:
 def draw_inputs(
     graph: ir.Model, inputs: Sequence[GraphInput], like: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
-    """Draw inputs that hold nothing of anyone's data.
-
-    Token ids are uniform over the vocabulary, masks are 1, segments are 0,
-    positions count up, other floats are standard normal.
+    """Draw inputs as :func:`draw_shaped` does, as many as a bundle holds.
 
     Args:
         graph: The float graph, which knows the vocabulary.
@@ -65,23 +63,12 @@ def draw_inputs(
         like: One calibration batch, for the lengths of dynamic axes only.
         seed: Makes the draw repeatable.
     """
-    draw = np.random.default_rng(seed)
-    arrays: dict[str, np.ndarray] = {}
+    shapes = {}
     for item in inputs:
         first = item.shape[0] if item.shape and item.shape[0] is not None else COUNT
-        shape = (first, *like[item.name].shape[1:])
-        array: np.ndarray
-        if item.dtype.kind == "f":
-            array = draw.standard_normal(shape)
-        elif "mask" in item.name:
-            array = np.ones(shape)
-        elif item.name == "position_ids":
-            array = np.broadcast_to(np.arange(shape[-1]), shape)
-        else:
-            array = draw.integers(0, vocabulary_size(graph, item.name) or 1, shape)
-            array = np.zeros(shape) if item.name == "token_type_ids" else array
-        arrays[item.name] = np.ascontiguousarray(array.astype(item.dtype))
-    return arrays
+        shapes[item.name] = (first, *like[item.name].shape[1:])
+    rows = {i.name: vocabulary_size(graph, i.name) for i in inputs}
+    return draw_shaped(inputs, shapes, rows, seed)
 
 
 def write_golden(out: Path, float_graph: Path, graphs: Rests, inputs: Arrays) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from trueint8.errors import RunError
 
 KernelKind = Literal[
     "matmul", "attention", "convolution", "quantize", "reformat", "softmax", "normalization",
@@ -38,6 +41,36 @@ class Kernel:
     implementation: str = ""
     matmuls: tuple[str, ...] = ()
     bytes: int | None = None
+
+
+class KernelTimes:
+    """Nanoseconds by kernel, added up over runs; the first, a warm-up, only if it is alone."""
+
+    def __init__(self) -> None:
+        self._total: dict[str, float] = defaultdict(float)
+        self._runs = 0
+
+    def add_run(self, times: Mapping[str, float]) -> None:
+        """Add those of one run."""
+        if self._runs == 1:
+            self._total.clear()
+        self._runs += 1
+        for name, time in times.items():
+            self._total[name] += time
+
+    def per_run(self) -> dict[str, float]:
+        """Return the mean over runs.
+
+        Raises:
+            RunError: If nothing was added.
+        """
+        if not self._runs:
+            raise RunError(
+                "no kernel was timed",
+                fix="open the session with Running(profiled=True) and run it first",
+            )
+        counted = max(self._runs - 1, 1)
+        return {name: total / counted for name, total in self._total.items()}
 
 
 def executed_precisions(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import onnx
 
 from calib.inputs import GraphInput
 from calib.placement import Rules
+from deploy.drawn_inputs import blank_inputs
 from deploy.engine_options import EngineOptions
 from deploy.kernels import Kernel
+from deploy.optimized_graph import executed_of, kernels_of, times_of
 from deploy.sessions import (
     VNNI,
     BuildRequest,
@@ -22,7 +25,7 @@ from deploy.sessions import (
     Running,
     check_inputs,
 )
-from export.onnx_file import load_clean, save_model
+from export.onnx_file import external_files, load_clean, save_model
 from export.passes.unsigned_activations import UnsignedActivations
 from trueint8.errors import BuildError, MissingDependency, RunError
 
@@ -32,18 +35,11 @@ _EXTERNAL_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 _MAKES_FLOAT_GEMMS = "MatMulAddFusion"
 """Makes a Gemm of a 2-D MatMul with a float bias; that Gemm has no integer kernel."""
 
-_INT8_OPERATORS = {
-    "DynamicQuantizeMatMul",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "QGemm",
-    "QLinearMatMul",
-}
-_FLOAT_OPERATORS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
 _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
     "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
     "tensor(bool)": np.bool_,
 }
 
@@ -73,7 +69,16 @@ class OnnxRuntimeSession:
 
     def __init__(self, path: Path, running: Running, *, optimized: bool) -> None:
         library = _library()
+        self._scratch = TemporaryDirectory(prefix="trueint8-") if running.profiled else None
+        self._profile: Path | None = None
+        if self._scratch is not None and not optimized:
+            # nodes then have the names that the audit reads
+            path = write_optimized(path, Path(self._scratch.name) / FILE, ())
+            optimized = True
         options = _options(library, running.threads)
+        if self._scratch is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._scratch.name) / "profile")
         if optimized:
             options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -107,18 +112,72 @@ class OnnxRuntimeSession:
         return dict(zip(self._outputs, values, strict=True))
 
     def kernel_times(self) -> dict[str, float]:
-        """Refuse: this session keeps no times."""
-        raise NotImplementedError
+        """Return the mean over all runs but the first; runs after this are not timed."""
+        return times_of(self.profile())
+
+    def profile(self) -> Path:
+        """End profiling and return the file it wrote, which lasts until the session is closed.
+
+        Raises:
+            RunError: If the session was not opened with ``profiled``.
+        """
+        if self._scratch is None:
+            raise RunError(
+                "this session keeps no profile", fix="open it with Running(profiled=True)"
+            )
+        if self._profile is None:
+            self._profile = Path(self._session.end_profiling())
+        return self._profile
 
     def close(self) -> None:
-        """Drop the session."""
+        """Drop the session, and its profile if it wrote one."""
         self._session = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def __enter__(self) -> OnnxRuntimeSession:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def write_optimized(source: Path, out: Path, without: Sequence[str]) -> Path:
+    """Write a graph as ONNX Runtime optimizes it for its CPU provider.
+
+    Args:
+        source: Any graph.
+        out: Where to; weights beside ``source`` go beside it.
+        without: Names of optimizers that are left out.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        BuildError: If ONNX Runtime refuses the graph.
+    """
+    library = _library()
+    options = _options(library, 0)
+    options.optimized_model_filepath = str(out)
+    if external_files(source):
+        options.add_session_config_entry(_EXTERNAL_WEIGHTS, f"{out.name}.data")
+    try:
+        library.InferenceSession(
+            str(source),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(without),
+        )
+    except Exception as err:  # ONNX Runtime's exception classes share no public base
+        raise BuildError(
+            f"ONNX Runtime refuses the graph: {str(err).strip()}",
+            fix="check free disk space and the graph with onnx.checker",
+        ) from err
+    if not out.is_file():
+        raise BuildError(
+            "ONNX Runtime wrote no optimized graph", fix="check free disk space and permissions"
+        )
+    return out
 
 
 class OnnxRuntime:
@@ -152,37 +211,17 @@ class OnnxRuntime:
 
     def build(self, request: BuildRequest) -> None:
         """Give activations ONNX Runtime's type, optimize, and keep the optimized graph."""
-        library = _library()
         out = request.folder / FILE
         with request.progress.step("build onnxruntime"):
             model = load_clean(request.int8_graph)
             UnsignedActivations()(model)
             source = request.folder / "unsigned.onnx"
             save_model(model, source)
-            weights = source.with_name(f"{source.name}.data")
-            options = _options(library, 0)
-            options.optimized_model_filepath = str(out)
-            if weights.exists():
-                options.add_session_config_entry(_EXTERNAL_WEIGHTS, f"{FILE}.data")
             try:
-                library.InferenceSession(
-                    str(source),
-                    options,
-                    providers=["CPUExecutionProvider"],
-                    disabled_optimizers=[_MAKES_FLOAT_GEMMS],
-                )
-            except Exception as err:  # ONNX Runtime's exception classes share no public base
-                raise BuildError(
-                    f"ONNX Runtime refuses the Q/DQ graph: {str(err).strip()}",
-                    fix="check free disk space and the graph with onnx.checker",
-                ) from err
+                write_optimized(source, out, (_MAKES_FLOAT_GEMMS,))
             finally:
                 source.unlink()
-                weights.unlink(missing_ok=True)
-        if not out.is_file():
-            raise BuildError(
-                "ONNX Runtime wrote no optimized graph", fix="check free disk space and permissions"
-            )
+                source.with_name(f"{source.name}.data").unlink(missing_ok=True)
 
     def audit(
         self,
@@ -191,17 +230,20 @@ class OnnxRuntime:
         running: Running,
         matmuls: Mapping[str, str],
     ) -> list[Kernel]:
-        """Read the operator that took each matmul's place from the optimized graph."""
-        del configuration, running
-        found = []
-        for node in onnx.load(str(path / FILE), load_external_data=False).graph.node:
-            stem = node.name.removesuffix("/MatMulScaleFusion/")
-            covered = (stem,) if stem in matmuls else ()
-            if node.op_type in _INT8_OPERATORS:
-                found.append(Kernel(node.name, "matmul", "int8", node.op_type, covered))
-            elif node.op_type in _FLOAT_OPERATORS:
-                found.append(Kernel(node.name, "matmul", "fp32", node.op_type, covered))
-        return found
+        """Read the optimized graph; where shapes are known, also the profile of one run of it.
+
+        That run is what tells the types of float operands, and the bytes that nodes move.
+        """
+        with TemporaryDirectory(prefix="trueint8-") as scratch:
+            file = path / FILE
+            if configuration.graph != "int8":
+                file = write_optimized(path, Path(scratch) / FILE, ())
+            if running.shapes is None:
+                return kernels_of(file, matmuls, {})
+            profiled = replace(running, profiled=True)
+            with OnnxRuntimeSession(file, profiled, optimized=True) as session:
+                session.run(blank_inputs(session.inputs, running.shapes))
+                return kernels_of(file, matmuls, executed_of(session.profile()))
 
     def open(
         self, path: Path, configuration: Configuration, running: Running

@@ -10,9 +10,11 @@ import numpy as np
 
 from calib.inputs import GraphInput
 from calib.placement import Rules
+from deploy.drawn_inputs import blank_inputs
 from deploy.engine_options import EngineOptions
 from deploy.hardware import cpu_flags
-from deploy.kernels import Kernel
+from deploy.kernels import Kernel, KernelTimes
+from deploy.runtime_model import kernels_of, times_of
 from deploy.sessions import (
     VNNI,
     BuildRequest,
@@ -28,9 +30,6 @@ FILE = "model.xml"
 
 _HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITY: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
-_NAME_OF = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
-_MATMUL_LAYERS = ("FullyConnected", "MatMul")
-_FUSED_LAYERS = ("Subgraph", "ScaledDotProductAttentionWithKVCache", "MHA")
 
 
 def _library() -> Any:
@@ -49,7 +48,9 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, rest: Precision, running: Running) -> None:
         library = _library()
-        self._compiled = compile_model(library, path, rest, running.threads)
+        self._compiled = compile_model(library, path, rest, running.threads, running.profiled)
+        self._profiled = running.profiled
+        self._times = KernelTimes()
         self._request = self._compiled.create_infer_request()
         self._outputs = [o.get_any_name() for o in self._compiled.outputs]
         self.inputs = [
@@ -71,14 +72,20 @@ class OpenVinoSession:
             raise RunError(
                 f"OpenVINO failed: {str(err).splitlines()[0]}", fix="check shapes and token ids"
             ) from err
+        if self._profiled:
+            self._times.add_run(times_of(self.runtime_model(), self._request.profiling_info))
         return {
             name: self._request.get_output_tensor(i).data.copy()
             for i, name in enumerate(self._outputs)
         }
 
     def kernel_times(self) -> dict[str, float]:
-        """Refuse: this session keeps no times."""
-        raise NotImplementedError
+        """Return the mean of what the plugin counted in each run but the first."""
+        return self._times.per_run()
+
+    def runtime_model(self) -> Any:
+        """Return the graph that is executed; after a run it holds the shapes of that run."""
+        return self._compiled.get_runtime_model()
 
     def close(self) -> None:
         """Drop the request and the compiled model."""
@@ -106,12 +113,15 @@ def _check_shapes(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) ->
             )
 
 
-def compile_model(library: Any, path: Path, rest: Precision, threads: int) -> Any:
+def compile_model(
+    library: Any, path: Path, rest: Precision, threads: int, profiled: bool = False
+) -> Any:
     """Compile for latency with the precision set explicitly: the default is BF16 on some CPUs."""
     properties = {
         "INFERENCE_PRECISION_HINT": _HINT[rest],
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
+        "PERF_COUNT": profiled,
     }
     try:
         core = library.Core()
@@ -173,30 +183,15 @@ class OpenVino:
         running: Running,
         matmuls: Mapping[str, str],
     ) -> list[Kernel]:
-        """Read ``runtimePrecision`` of every matmul from the compiled model.
+        """Read the runtime model of the compiled graph, after one inference where shapes are known.
 
-        Attention that was fused into one subgraph reports the subgraph's precision;
-        a layer that gives a graph output is called after that output.
+        That inference is what tells the bytes that its layers move.
         """
-        compiled = compile_model(_library(), path / FILE, configuration.rest, running.threads)
-        found: dict[str, dict[str, str]] = {"matmul": {}, "fused": {}, "weight": {}}
-        for op in compiled.get_runtime_model().get_ordered_ops():
-            info = {k: str(v.value) for k, v in op.get_rt_info().items()}
-            layer = info.get("layerType", "")
-            if layer not in (*_MATMUL_LAYERS, *_FUSED_LAYERS):
-                continue
-            group = found["matmul" if layer in _MATMUL_LAYERS else "fused"]
-            precision = _NAME_OF.get(info["runtimePrecision"], info["runtimePrecision"])
-            group |= dict.fromkeys(info["originalLayersNames"].split(","), precision)
-            found["weight"][_weight_name(op)] = precision
-        told = {
-            name: _lookup(found["matmul"], name)
-            or found["weight"].get(f"{name}.weight_int8")
-            or (found["matmul"].get(returned) if returned else None)
-            or _lookup(found["fused"], name)
-            for name, returned in matmuls.items()
-        }
-        return [Kernel(n, "matmul", p, matmuls=(n,)) for n, p in told.items() if p]
+        file = path / FILE if configuration.graph == "int8" else path
+        with OpenVinoSession(file, configuration.rest, running) as session:
+            if running.shapes is not None:
+                session.run(blank_inputs(session.inputs, running.shapes))
+            return kernels_of(session.runtime_model(), matmuls)
 
     def open(self, path: Path, configuration: Configuration, running: Running) -> OpenVinoSession:
         """Compile a float ``.onnx`` or the IR in the engine's folder."""
@@ -207,25 +202,6 @@ class OpenVino:
             )
         file = path / FILE if configuration.graph == "int8" else path
         return OpenVinoSession(file, configuration.rest, running)
-
-
-def _weight_name(op: Any) -> str:
-    """Return the name of the constant behind a layer's second input, or "" if there is none.
-
-    A layer whose bias is zero or absent can lose its own name to a multiplication after it.
-    """
-    if op.get_input_size() < 2:
-        return ""
-    node = op.input_value(1).get_node()
-    while node.get_type_name() and node.get_input_size() > 0:
-        node = node.input_value(0).get_node()
-    return str(node.get_friendly_name())
-
-
-def _lookup(found: dict[str, str], name: str) -> str | None:
-    """Layers keep the matmul's name, or have it as a prefix: ``name/DequantizationMultiply``."""
-    matches = {p for part, p in found.items() if part == name or part.startswith(f"{name}/")}
-    return matches.pop() if len(matches) == 1 else None
 
 
 ENGINE = OpenVino()
