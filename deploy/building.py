@@ -28,7 +28,7 @@ from deploy.compiling import (
 from deploy.engine_graphs import special_rules
 from deploy.exporting import copy_tokenizer
 from deploy.float_graph import write_float_graph
-from deploy.golden import Rests, draw_inputs, write_golden
+from deploy.golden import Rests, draw_inputs, golden_count, write_golden
 from deploy.hardware import hardware, package_versions
 from deploy.manifest import (
     CalibrationEntry,
@@ -236,7 +236,7 @@ def _golden(
 ) -> str:
     like = samples.batches[0]
     if plan.golden is not None:
-        given = plan.load_golden(inputs)
+        given = plan.load_golden(inputs, golden_count(graph))
         check_tokens(given, vocabulary_size(graph, "input_ids"))
         arrays, origin = given.batches[0], f"data: {plan.golden.name}"
     elif plan.golden_from_calib:

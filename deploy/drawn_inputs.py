@@ -20,9 +20,7 @@ def blank_inputs(inputs: Sequence[GraphInput], shapes: Shapes) -> dict[str, np.n
         inputs: Of a session.
         shapes: Of each of them.
     """
-    return {
-        i.name: np.full(shapes[i.name][USUAL], int("mask" in i.name), i.dtype) for i in inputs
-    }
+    return {i.name: np.full(shapes[i.name][USUAL], int("mask" in i.name), i.dtype) for i in inputs}
 
 
 def draw_shaped(

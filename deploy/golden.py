@@ -28,7 +28,10 @@ from trueint8.errors import CalibrationError, IntegrityError
 Arrays = Mapping[str, np.ndarray]
 
 COUNT = 4
-"""Golden sequences in a bundle."""
+"""Golden sequences in a bundle whose outputs have an axis of tokens."""
+
+POOLED_COUNT = 16
+"""The same where each sequence gives one row: four would be too few numbers to compare."""
 
 Rests = Mapping[Path, Iterable[Precision]]
 """Per Q/DQ graph: the precisions that engines run its rest in."""
@@ -52,6 +55,12 @@ class Golden:
     repeats: Mapping[tuple[str, str, str], float]
 
 
+def golden_count(graph: ir.Model) -> int:
+    """Return how many golden sequences a bundle of this float graph holds."""
+    ranks = [len(o.shape) for o in graph.graph.outputs if o.shape is not None]
+    return POOLED_COUNT if ranks and max(ranks) <= 2 else COUNT
+
+
 def draw_inputs(
     graph: ir.Model, inputs: Sequence[GraphInput], like: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
@@ -63,9 +72,9 @@ def draw_inputs(
         like: One calibration batch, for the lengths of dynamic axes only.
         seed: Makes the draw repeatable.
     """
-    shapes = {}
+    shapes, count = {}, golden_count(graph)
     for item in inputs:
-        first = item.shape[0] if item.shape and item.shape[0] is not None else COUNT
+        first = item.shape[0] if item.shape and item.shape[0] is not None else count
         shapes[item.name] = (first, *like[item.name].shape[1:])
     rows = {i.name: vocabulary_size(graph, i.name) for i in inputs}
     return draw_shaped(inputs, shapes, rows, seed)

@@ -18,7 +18,6 @@ from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
-from deploy.golden import COUNT
 from deploy.hardware import gpu
 from deploy.options import check_counts, typed
 from deploy.search.planning import SearchPlan, contents, search_plan
@@ -150,10 +149,10 @@ class BuildPlan(CalibrationPlan):
             "engine-options": self.options.to_plain(),
         }
 
-    def load_golden(self, inputs: Sequence[GraphInput]) -> Samples:
-        """Read a few golden sequences."""
+    def load_golden(self, inputs: Sequence[GraphInput], count: int) -> Samples:
+        """Read ``count`` golden sequences as one batch."""
         assert self.golden is not None
-        amount = Request(COUNT, COUNT, self.amount.sequence, self.amount.seed)
+        amount = Request(count, count, self.amount.sequence, self.amount.seed)
         samples = self._load(self.golden, inputs, amount)
         check_lengths(samples, self.source.max_positions)
         return samples

@@ -44,14 +44,16 @@ def _library() -> Any:
 
 
 class OpenVinoSession:
-    """A compiled model and one infer request."""
+    """A compiled model and its infer requests: one, or one per stream with the throughput hint.
+
+    With several, a batch is cut into as many parts, which run at the same time.
+    """
 
     def __init__(self, path: Path, rest: Precision, running: Running) -> None:
         library = _library()
-        self._compiled = compile_model(library, path, rest, running.threads, running.profiled)
+        self._compiled = compile_model(library, path, rest, running)
         self._profiled = running.profiled
         self._times = KernelTimes()
-        self._request = self._compiled.create_infer_request()
         self._outputs = [o.get_any_name() for o in self._compiled.outputs]
         self.inputs = [
             GraphInput(
@@ -61,22 +63,36 @@ class OpenVinoSession:
             )
             for i in self._compiled.inputs
         ]
+        self._requests = [self._compiled.create_infer_request() for _ in range(self._streams())]
+
+    def _streams(self) -> int:
+        """Return how many requests run at a time: one where the batch is fixed or profiled."""
+        fixed = any(not i.shape or i.shape[0] is not None for i in self.inputs)
+        if fixed or self._profiled:
+            return 1
+        return int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch; outputs are copies."""
         check_inputs(self.inputs, arrays)
         _check_shapes(self.inputs, arrays)
+        parts = _parts({i.name: arrays[i.name] for i in self.inputs}, len(self._requests))
+        used = list(zip(self._requests, parts, strict=False))
         try:
-            self._request.infer({i.name: arrays[i.name] for i in self.inputs})
+            for request, part in used:
+                request.start_async(part)
+            for request, _ in used:
+                request.wait()
         except RuntimeError as err:
             raise RunError(
                 f"OpenVINO failed: {str(err).splitlines()[0]}", fix="check shapes and token ids"
             ) from err
         if self._profiled:
-            self._times.add_run(times_of(self.runtime_model(), self._request.profiling_info))
+            self._times.add_run(times_of(self.runtime_model(), used[0][0].profiling_info))
+        given = [[r.get_output_tensor(i).data for r, _ in used] for i in range(len(self._outputs))]
         return {
-            name: self._request.get_output_tensor(i).data.copy()
-            for i, name in enumerate(self._outputs)
+            name: np.concatenate(values) if len(used) > 1 else values[0].copy()
+            for name, values in zip(self._outputs, given, strict=True)
         }
 
     def kernel_times(self) -> dict[str, float]:
@@ -88,8 +104,8 @@ class OpenVinoSession:
         return self._compiled.get_runtime_model()
 
     def close(self) -> None:
-        """Drop the request and the compiled model."""
-        self._request = self._compiled = None
+        """Drop the requests and the compiled model."""
+        self._requests, self._compiled = [], None
 
     def __enter__(self) -> OpenVinoSession:
         return self
@@ -113,15 +129,23 @@ def _check_shapes(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) ->
             )
 
 
-def compile_model(
-    library: Any, path: Path, rest: Precision, threads: int, profiled: bool = False
-) -> Any:
-    """Compile for latency with the precision set explicitly: the default is BF16 on some CPUs."""
+def _parts(arrays: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
+    """Cut a batch into at most ``count`` parts along the first axis, none of them empty."""
+    if count > 1:
+        count = min(count, *(len(a) for a in arrays.values()))
+    if count < 2:
+        return [dict(arrays)]
+    cut = {name: np.array_split(array, count) for name, array in arrays.items()}
+    return [{name: pieces[i] for name, pieces in cut.items()} for i in range(count)]
+
+
+def compile_model(library: Any, path: Path, rest: Precision, running: Running) -> Any:
+    """Compile with the precision set explicitly: the default is BF16 on some CPUs."""
     properties = {
         "INFERENCE_PRECISION_HINT": _HINT[rest],
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "PERF_COUNT": profiled,
+        "PERFORMANCE_HINT": running.options.hint.upper(),
+        "INFERENCE_NUM_THREADS": running.threads,
+        "PERF_COUNT": running.profiled,
     }
     try:
         core = library.Core()
@@ -140,7 +164,7 @@ class OpenVino:
     runs_here = True
     runs_checkpoint = False
     placement = Rules()
-    options = frozenset[str]()
+    options = frozenset(["hint"])
 
     def version(self) -> str:
         """Return OpenVINO's version."""
