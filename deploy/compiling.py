@@ -31,6 +31,7 @@ from deploy.sessions import (
     Shapes,
     int8_configuration,
 )
+from deploy.unsupported import explained
 from export.reference import open_reference
 from trueint8.artifacts import no_space
 from trueint8.errors import BuildError, CalibrationError, RunError
@@ -105,7 +106,11 @@ def build_engines(
             _full_disk_told(target, needed),
             engine_graph(engine, graph, prepared.shapes, batch, half=half) as typed,
         ):
-            engine.build(BuildRequest(typed, target, shapes, progress, options, plan.source))
+            request = BuildRequest(typed, target, shapes, progress, options, plan.source)
+            try:
+                engine.build(request)
+            except BuildError as err:
+                raise explained(err, name, typed) from err
         title = f"check {name}"
         with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
             floats = {n for n, reason in {**common, **(reasons or {})}.items() if reason}
