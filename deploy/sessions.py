@@ -234,7 +234,9 @@ def int8_configuration(engine: Engine) -> Configuration | None:
 
 
 def check_inputs(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse a batch that lacks an input or has one of another dtype.
+    """Refuse a batch that lacks an input or has one of another dtype, rank or width.
+
+    Engines that take any shape would compute nonsense of some of them.
 
     Raises:
         RunError: Naming the input.
@@ -251,4 +253,14 @@ def check_inputs(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> 
             raise RunError(
                 f"input {item.name!r} has dtype {arrays[item.name].dtype}, not {item.dtype}",
                 fix=f"convert it with .astype({item.dtype.name!r})",
+            )
+        have = arrays[item.name].shape
+        fits = len(have) == len(item.shape) and all(
+            want in (None, axis) for want, axis in zip(item.shape, have, strict=True)
+        )
+        if not fits:
+            shape = ", ".join("any" if d is None else str(d) for d in item.shape)
+            raise RunError(
+                f"input {item.name!r} has shape {have}, the model takes ({shape})",
+                fix="pass arrays of the model's shapes",
             )

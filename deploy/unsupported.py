@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from deploy.engines import ENGINES
 from deploy.sessions import BuildRequest, Engine
@@ -31,6 +32,7 @@ def explained(error: BuildError, engine: str, graph: Path) -> BuildError:
         ``error`` itself where its text names no operator of the graph.
     """
     model = load_clean(graph)
+    common.ShapeInferencePass()(model)
     node = _named_node(model, error.problem)
     if node is None:
         return error

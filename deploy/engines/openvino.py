@@ -75,7 +75,6 @@ class OpenVinoSession:
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch; outputs are copies."""
         check_inputs(self.inputs, arrays)
-        _check_shapes(self.inputs, arrays)
         parts = _parts({i.name: arrays[i.name] for i in self.inputs}, len(self._requests))
         used = list(zip(self._requests, parts, strict=False))
         try:
@@ -114,21 +113,6 @@ class OpenVinoSession:
         self.close()
 
 
-def _check_shapes(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse shapes of another rank or width: the CPU plugin would compute nonsense of them."""
-    for item in inputs:
-        have = arrays[item.name].shape
-        fits = len(have) == len(item.shape) and all(
-            want in (None, axis) for want, axis in zip(item.shape, have, strict=True)
-        )
-        if not fits:
-            shape = tuple("dynamic" if d is None else d for d in item.shape)
-            raise RunError(
-                f"input {item.name!r} has shape {have}, the model takes {shape}",
-                fix="pass arrays of the model's shapes",
-            )
-
-
 def _parts(arrays: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
     """Cut a batch into at most ``count`` parts along the first axis, none of them empty."""
     if count > 1:
@@ -151,6 +135,11 @@ def compile_model(library: Any, path: Path, rest: Precision, running: Running) -
         core = library.Core()
         return core.compile_model(core.read_model(str(path)), "CPU", properties)
     except RuntimeError as err:
+        if path.suffix == Path(FILE).suffix:
+            raise RunError(
+                f"OpenVINO cannot load {path.name}: {str(err).strip()}",
+                fix="build the bundle again with this version of OpenVINO",
+            ) from err
         raise BuildError(
             f"OpenVINO cannot compile {path.name}: {str(err).strip()}",
             fix="check the graph with onnx.checker; if it is valid, try --engine onnxruntime",

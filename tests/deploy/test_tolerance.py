@@ -24,7 +24,8 @@ SIMULATED = FLOAT + 0.1 * DRAW.standard_normal(FLOAT.shape).astype(np.float32)
 def _noisy(db: float) -> np.ndarray:
     noise = np.random.default_rng(4).standard_normal(FLOAT.shape)
     scale = np.sqrt((SIMULATED**2).sum() / (noise**2).sum()) * 10 ** (-db / 20)
-    return (SIMULATED + scale * noise).astype(np.float32)
+    noisy: np.ndarray = (SIMULATED + scale * noise).astype(np.float32)
+    return noisy
 
 
 def _check(actual: np.ndarray, *, repeat_db: float = 100.0, logits: bool = False) -> OutputCheck:
