@@ -1,4 +1,4 @@
-"""``deploy verify``: are an engine's answers on this machine those that the build stored?"""
+"""``deploy verify``: whether engines answer on this machine as the build stored it."""
 
 from __future__ import annotations
 

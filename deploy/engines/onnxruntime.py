@@ -321,7 +321,7 @@ class OnnxRuntime:
     def open(
         self, path: Path, configuration: Configuration, running: Running
     ) -> OnnxRuntimeSession:
-        """Load a float ``.onnx``, or the graph in the engine's folder, which the CPU has optimized."""
+        """Load a float ``.onnx``, or the graph in the engine's folder, optimized for the CPU."""
         if configuration.graph == "int8":
             ready = running.options.provider == "cpu"
             return OnnxRuntimeSession(path / FILE, running, optimized=ready)
