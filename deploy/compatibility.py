@@ -100,14 +100,17 @@ def _version_fits(rule: Literal["same", "not older", "any"], built: str, here: s
 def _gpu_mismatches(
     allowed: tuple[str, ...], built: Mapping[str, Any], here: Mapping[str, Any]
 ) -> Iterator[Mismatch]:
-    """Compare compute capabilities and drivers; one GPU of several that fits is enough."""
+    """Compare compute capabilities and drivers; one GPU of several that fits is enough.
+
+    That there is none at all is for the engine to say: building again here would not help.
+    """
+    have = here.get("compute_capability") or []
+    if not have:
+        return
     own = built.get("compute_capability") or []
     wanted = [c for a in allowed for c in (own if a == BUILT_CAPABILITY else [a])]
-    have = here.get("compute_capability") or []
     if not any(_capability_fits(c, w) for c in have for w in wanted):
-        yield Mismatch(
-            "GPUs of compute capability", " ".join(wanted) or "unknown", " ".join(have) or "no GPU"
-        )
+        yield Mismatch("GPUs of compute capability", " ".join(wanted) or "unknown", " ".join(have))
         return
     before, now = built.get("driver"), here.get("driver")
     if before and now and _numbers(now) < _numbers(before):

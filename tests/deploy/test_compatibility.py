@@ -61,7 +61,7 @@ def test_versions(rule: Any, version: str, told: str) -> None:
         (("8.0+",), ["9.0"], ""),
         (("8.0+",), ["7.5"], "for GPUs of compute capability 8.0+, and here is 7.5"),
         (("8.6", "12.0"), ["8.9"], "for GPUs of compute capability 8.6 12.0, and here is 8.9"),
-        (("8.9",), [], "for GPUs of compute capability 8.9, and here is no GPU"),
+        (("8.9",), [], ""),
     ],
 )
 def test_gpus(allowed: tuple[str, ...], here: list[str], told: str) -> None:

@@ -118,7 +118,7 @@ def test_golden_inputs_are_run_in_batches_that_engines_accept(bundle_copy: Path)
 
 def test_nothing_verified_is_an_error(built: Built, bundle_copy: Path) -> None:
     message = run_here("verify", built("bert").path, "--engine", "tensorrt-rtx").refused(8)
-    assert "compute capability" in message
+    assert "is BUILT, not run" in message
     run_here("verify", bundle_copy, "--engine", "torch").refused(3, "choose one of: ")
     run_here("verify").refused(2, "no bundle given", "deploy verify BUNDLE")
     with (
