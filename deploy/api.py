@@ -10,13 +10,13 @@ from typing import Any, Literal
 from deploy.building import build_bundle
 from deploy.bundle import Bundle, open_bundle
 from deploy.commands.build import BuildOptions
-from deploy.engines import ENGINES
+from deploy.compatibility import check_engine, missing_here
 from deploy.hardware import default_threads
 from deploy.planning import plan_from_options
 from deploy.profiling.measurement import ProfileRequest, measure
 from deploy.profiling.results import Row, read_results
 from deploy.reporting.page import write_report
-from deploy.sessions import Configuration, Engine, Precision, Session, int8_configuration
+from deploy.sessions import Configuration, Precision, Session, int8_configuration
 from trueint8.errors import ConfigError, RunError
 from trueint8.progress import Progress, Silence
 
@@ -75,18 +75,19 @@ def load(
 
     Raises:
         IntegrityError: If a file of the bundle is missing or was changed.
-        RunError: If no engine of the bundle can run here.
+        RunError: If no engine of the bundle can run here, or its files do not fit this machine.
+        MissingDependency: If the engine's library is not installed.
         ConfigError: If the engine has no such graph or precision.
     """
     bundle = open_bundle(Path(path))
-    name = engine or next((n for n, e in bundle.manifest.engines.items() if e.runs_here), None)
-    if name is None or name not in bundle.manifest.engines:
+    held = bundle.manifest.engines
+    name = engine or next((n for n in held if not missing_here(n)), None)
+    if name is None or name not in held:
         raise RunError(
-            f"{path} holds no engine {name or 'that runs here'}; "
-            f"it holds: {', '.join(bundle.manifest.engines)}",
+            f"{path} holds no engine {name or 'that runs here'}; it holds: {', '.join(held)}",
             fix="build with --engine openvino or onnxruntime",
         )
-    chosen: Engine = ENGINES.load(name)
+    chosen = check_engine(bundle, name)
     usual = int8_configuration(chosen) if graph == "int8" else Configuration(graph, "fp32")
     precisions = list(dict.fromkeys(c.rest for c in chosen.floats()))
     known = precision is None or precision in precisions

@@ -14,6 +14,7 @@ from calib.qdq_reading import Reading, read_qdq
 from deploy import bundle as layout
 from deploy.audit_reasons import Finding, other_numbers, why_float, why_loose, why_refused
 from deploy.bundle import Bundle
+from deploy.compatibility import check_engine
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.kernels import Kernel, executed_precisions
@@ -238,6 +239,7 @@ def audit_engine(bundle: Bundle, name: str, *, profiled: bool = False) -> Audit:
 
     Raises:
         UnknownName: If the bundle has no such engine.
+        RunError: If its files do not fit this machine.
     """
     engine = engine_of(bundle, name)
     rest = bundle.manifest.engines[name].rest
@@ -257,6 +259,7 @@ def engine_of(bundle: Bundle, name: str) -> Engine:
 
     Raises:
         UnknownName: If it has no such engine.
+        RunError: If its files do not fit this machine.
     """
     if name not in bundle.manifest.engines:
         raise UnknownName(
@@ -264,6 +267,8 @@ def engine_of(bundle: Bundle, name: str) -> Engine:
             fix=f"choose one of: {', '.join(bundle.manifest.engines)}",
         )
     engine: Engine = ENGINES.load(name)
+    if engine.runs_here:
+        check_engine(bundle, name)
     return engine
 
 

@@ -132,7 +132,8 @@ def _multiplying(audit: Audit) -> Iterator[str]:
         name = shortened(implementation, 40)
         yield f"  {precision:<5} {len(kernels):>4} × {name:<40} {share:6.1%} of MACs{time}"
     if audit.profile is not None and whole is not None:
-        shapes = ", ".join("x".join(map(str, s)) for s in audit.profile.shapes.values())
+        texts = ("x".join(map(str, s)) for s in audit.profile.shapes.values())
+        shapes = ", ".join(dict.fromkeys(texts))
         yield (
             f"  all {len(audit.kernels)} kernels: {milliseconds(whole)} a run, mean of "
             f"{audit.profile.runs - 1} of {shapes}, {audit.profile.threads} threads  [MEASURED]"

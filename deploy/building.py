@@ -18,11 +18,11 @@ from calib.ranges import DataEntry, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
 from deploy.commands.build import OURS
-from deploy.compiling import Steps, build_engines
+from deploy.compiling import Steps, build_engines, golden_graphs
 from deploy.engine_graphs import special_rules
 from deploy.exporting import copy_tokenizer
 from deploy.float_graph import write_float_graph
-from deploy.golden import draw_inputs, write_golden
+from deploy.golden import Rests, draw_inputs, golden_count, write_golden
 from deploy.hardware import hardware, package_versions
 from deploy.manifest import (
     CalibrationEntry,
@@ -105,7 +105,8 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
             save_model(load_clean(prepared.graph), folder / layout.SMOOTHED_GRAPH)
         entries = _matmul_entries(prepared)
     with steps.timed("golden"):
-        golden = _golden(folder, plan, graph, inputs, samples, progress)
+        graphs = golden_graphs(plan, prepared, folder)
+        golden = _golden(folder, plan, graph, inputs, samples, graphs, progress)
     with storage_errors(folder):
         if prepared.ranges is not None:
             (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
@@ -115,6 +116,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         copy_tokenizer(plan.source, folder / layout.TOKENIZER)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=plan.command,
         request=plan.request(),
         model=_model_entry(plan),
         inputs=[InputEntry(name=i.name, dtype=i.dtype.name, shape=list(i.shape)) for i in inputs],
@@ -226,11 +228,12 @@ def _golden(
     graph: ir.Model,
     inputs: list[GraphInput],
     samples: Samples,
+    graphs: Rests,
     progress: Progress,
 ) -> str:
     like = samples.batches[0]
     if plan.golden is not None:
-        given = plan.load_golden(inputs)
+        given = plan.load_golden(inputs, golden_count(graph))
         check_tokens(given, vocabulary_size(graph, "input_ids"))
         arrays, origin = given.batches[0], f"data: {plan.golden.name}"
     elif plan.golden_from_calib:
@@ -238,7 +241,7 @@ def _golden(
     else:
         arrays, origin = draw_inputs(graph, inputs, like, plan.seed), f"drawn, seed {plan.seed}"
     with progress.step("golden outputs"):
-        write_golden(folder / layout.FLOAT_GRAPH, arrays, folder / layout.GOLDEN)
+        write_golden(folder / layout.GOLDEN, folder / layout.FLOAT_GRAPH, graphs, arrays)
     return origin
 
 

@@ -25,11 +25,13 @@ from deploy.sessions import (
     BuildRequest,
     Configuration,
     Engine,
+    Precision,
     Running,
     Shapes,
     int8_configuration,
 )
 from deploy.shapes import fitting
+from deploy.unsupported import explained
 from export.reference import open_reference
 from trueint8.artifacts import no_space
 from trueint8.errors import BuildError, CalibrationError, RunError
@@ -102,7 +104,11 @@ def build_engines(
             _full_disk_told(target, needed),
             engine_graph(engine, graph, prepared.shapes, batch, half=half) as typed,
         ):
-            engine.build(BuildRequest(typed, target, shapes, progress, options, plan.source))
+            request = BuildRequest(typed, target, shapes, progress, options, plan.source)
+            try:
+                engine.build(request)
+            except BuildError as err:
+                raise explained(err, name, typed) from err
         title = f"check {name}"
         with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
             floats = {n for n, reason in {**common, **(reasons or {})}.items() if reason}
@@ -125,6 +131,23 @@ def build_engines(
             simulated_cosine=None if engine.runs_here else cosine,
         )
     return entries
+
+
+def golden_graphs(plan: BuildPlan, prepared: Prepared, folder: Path) -> dict[Path, list[Precision]]:
+    """Return the Q/DQ graphs of a build, and the precisions engines may run their rest in.
+
+    BF16 is among them also where this machine's processor prefers FP32: another may not.
+    """
+    common = folder / layout.INT8_GRAPH
+    found: dict[Path, list[Precision]] = {common: ["fp32", "bf16"]}
+    for name in plan.engines:
+        engine: Engine = ENGINES.load(name)
+        graph, _ = decisions(engine, plan.engines, prepared, common)
+        half: Precision = "fp16" if engine.placement.rest and not plan.fp32_rest else "fp32"
+        rests = found.setdefault(graph, [])
+        if half not in rests:
+            rests.append(half)
+    return found
 
 
 @contextmanager

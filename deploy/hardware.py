@@ -49,12 +49,19 @@ def package_versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Return processor, cores, memory and GPU; stable between calls on one machine."""
+    answer = _ask_driver("driver_version,compute_cap")
+    known = None if answer == NO_ANSWER else answer
+    pairs = [line.split(", ") for line in (known or "").splitlines() if ", " in line]
     return {
         "cpu": _cpuinfo("model name"),
         "cpu_features": [f for f in INT8_FLAGS if f in cpu_flags()],
         "cores": default_threads(),
         "memory_mib": _memory_mib(),
         "gpu": _gpu_report(),
+        "driver": pairs[0][0] if pairs else None,
+        "compute_capability": [capability for _, capability in pairs],
+        "system": platform.system(),
+        "machine": platform.machine(),
         "platform": platform.platform(),
         "python": platform.python_version(),
     }
@@ -68,17 +75,23 @@ def gpu() -> str | None:
 
 def _gpu_report() -> str | None:
     """Return what :func:`gpu` does, or that the driver's tool hangs or cannot be started."""
+    answer = _ask_driver("name,driver_version")
+    return answer and answer.replace("\n", "; ")
+
+
+def _ask_driver(fields: str) -> str | None:
+    """Return one line per GPU, None if there is no driver, or :data:`NO_ANSWER`."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    query = [tool, f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(
             query, capture_output=True, text=True, timeout=_ANSWER_WITHIN_S, check=False
         )
     except (subprocess.TimeoutExpired, OSError):
         return NO_ANSWER
-    return answer.stdout.strip().replace("\n", "; ") or None if answer.returncode == 0 else None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
 def peak_mebibytes() -> float:

@@ -147,6 +147,10 @@ class Manifest(Record):
 
     schema_: Literal["trueint8/bundle/1"] = Field(default=SCHEMA, alias="schema")
     created: str = Field(description="UTC, ISO 8601.")
+    command: str = Field(
+        default="deploy build",
+        description="What built it, as typed, with names in place of paths and without -o.",
+    )
     request: dict[str, Any] = Field(description="What decides the content; equal means up to date.")
     model: ModelEntry
     inputs: list[InputEntry]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,35 @@ def _parameter(field: dataclasses.Field[Any]) -> click.Parameter:
     if meta["type"] is bool:
         return click.Option([field.name, flag], is_flag=True, default=None, help=text)
     return click.Option(names, type=meta["type"], default=None, help=text, **meta["extra"])
+
+
+def typed(options: Any, command: str, *, without: Collection[str]) -> str:
+    """Return a command line that gives these options, with the names of files for their paths.
+
+    Args:
+        options: A dataclass of :func:`option` and :func:`argument` fields.
+        command: What it starts with.
+        without: Fields to leave out.
+    """
+    words = [*command.split()]
+    fields = [f for f in dataclasses.fields(options) if f.name not in without]
+    for field in sorted(fields, key=lambda f: not f.metadata["argument"]):
+        value = getattr(options, field.name)
+        if value == field.default:
+            continue
+        flag = [] if field.metadata["argument"] else [f"--{_key(field.name)}"]
+        if field.metadata.get("type") is bool:
+            words += flag
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            words += [*flag, shlex.quote(_without_folder(part))]
+    return " ".join(words)
+
+
+def _without_folder(value: Any) -> str:
+    """Return the name of what is a file or folder here, which tells nothing of this machine."""
+    path = Path(str(value)).expanduser()
+    return path.resolve().name if path.exists() else str(value)
 
 
 def check_counts(settings: Any, names: Sequence[str]) -> None:

@@ -19,8 +19,7 @@ from deploy.commands.calibrate import CalibrationOptions
 from deploy.engine_flags import engine_options
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
-from deploy.golden import COUNT
-from deploy.options import check_counts
+from deploy.options import check_counts, typed
 from deploy.search.planning import SearchPlan, contents, search_plan
 from deploy.sessions import Engine
 from deploy.settings import (
@@ -114,6 +113,7 @@ class BuildPlan(CalibrationPlan):
     search: SearchPlan | None
     options: EngineOptions
     shapes: ShapeWishes
+    command: str
     force: bool
 
     def options_of(self, engine: Engine) -> EngineOptions:
@@ -152,10 +152,10 @@ class BuildPlan(CalibrationPlan):
             "shapes": self.shapes.to_plain(),
         }
 
-    def load_golden(self, inputs: Sequence[GraphInput]) -> Samples:
-        """Read a few golden sequences."""
+    def load_golden(self, inputs: Sequence[GraphInput], count: int) -> Samples:
+        """Read ``count`` golden sequences as one batch."""
         assert self.golden is not None
-        amount = Request(COUNT, COUNT, self.amount.sequence, self.amount.seed)
+        amount = Request(count, count, self.amount.sequence, self.amount.seed)
         samples = self._load(self.golden, inputs, amount)
         check_lengths(samples, self.source.max_positions)
         return samples
@@ -202,6 +202,7 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         search=search_plan(options, engines, plan.calib_data),
         options=engine_options(options, engines),
         shapes=shape_wishes(options),
+        command=typed(options, "deploy build", without=("out", "force", "json", "quiet")),
         force=options.force,
     )
 

@@ -103,6 +103,30 @@ class BuildRequest:
     source: Source | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an engine's files need of the machine that runs them, beside that of the build.
+
+    Attributes:
+        version: Of the engine's library, against that of the build.
+        system: Whether operating system and processor architecture must be those of the build.
+        features: Processor features one of which must be here if the build's machine had one.
+        capabilities: NVIDIA compute capabilities the files run on, such as ``8.9``, or ``8.0+``
+            with all later ones; :data:`BUILT_CAPABILITY` for that of the build. Empty: no GPU.
+    """
+
+    version: Literal["same", "not older", "any"] = "not older"
+    system: bool = False
+    features: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+
+
+BUILT_CAPABILITY = "built"
+
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Without any, x86 adds pairs of products in 16 bits, which overflow: other results, no error."""
+
+
 class Session(Protocol):
     """A loaded engine; a context manager."""
 
@@ -163,6 +187,9 @@ class Engine(Protocol):
             MissingDependency: If it is not installed; the fix is the install command.
         """
 
+    def needs(self, options: EngineOptions) -> Needs:
+        """Return what files built with these options need of a machine."""
+
     def floats(self) -> list[Configuration]:
         """Return every way to run the float model on this machine; FP32 first.
 
@@ -211,7 +238,9 @@ def int8_configuration(engine: Engine) -> Configuration | None:
 
 
 def check_inputs(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse a batch that lacks an input or has one of another dtype.
+    """Refuse a batch that lacks an input or has one of another dtype, rank or width.
+
+    Engines that take any shape would compute nonsense of some of them.
 
     Raises:
         RunError: Naming the input.
@@ -228,4 +257,14 @@ def check_inputs(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> 
             raise RunError(
                 f"input {item.name!r} has dtype {arrays[item.name].dtype}, not {item.dtype}",
                 fix=f"convert it with .astype({item.dtype.name!r})",
+            )
+        have = arrays[item.name].shape
+        fits = len(have) == len(item.shape) and all(
+            want in (None, axis) for want, axis in zip(item.shape, have, strict=True)
+        )
+        if not fits:
+            shape = ", ".join("any" if d is None else str(d) for d in item.shape)
+            raise RunError(
+                f"input {item.name!r} has shape {have}, the model takes ({shape})",
+                fix="pass arrays of the model's shapes",
             )

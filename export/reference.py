@@ -28,12 +28,15 @@ class Run(Protocol):
 
 
 @contextlib.contextmanager
-def open_reference(model: Path | bytes | ir.Model, *, threads: int = 0) -> Iterator[Run]:
+def open_reference(
+    model: Path | bytes | ir.Model, *, threads: int = 0, optimized: bool = True
+) -> Iterator[Run]:
     """Open a graph for FP32 inference and yield ``run(inputs) -> outputs``.
 
     Args:
         model: An ``.onnx`` file, its bytes, or a graph, whose weights are used where they are.
         threads: Intra-op threads; 0 lets the runtime choose.
+        optimized: Whether the runtime may fuse and reorder; without, it runs node after node.
 
     Raises:
         MissingDependency: If ONNX Runtime is not installed.
@@ -49,6 +52,8 @@ def open_reference(model: Path | bytes | ir.Model, *, threads: int = 0) -> Itera
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # its threads would otherwise spin on, beside whoever works on the outputs
     options.add_session_config_entry("session.force_spinning_stop", "1")
     weights: dict[str, Any] = {}

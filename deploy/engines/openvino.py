@@ -11,10 +11,19 @@ import numpy as np
 from calib.inputs import GraphInput
 from calib.placement import Rules
 from deploy.drawn_inputs import blank_inputs
+from deploy.engine_options import EngineOptions
 from deploy.hardware import cpu_flags
 from deploy.kernels import Kernel, KernelTimes
 from deploy.runtime_model import kernels_of, times_of
-from deploy.sessions import BuildRequest, Configuration, Precision, Running, check_inputs
+from deploy.sessions import (
+    VNNI,
+    BuildRequest,
+    Configuration,
+    Needs,
+    Precision,
+    Running,
+    check_inputs,
+)
 from trueint8.errors import BuildError, MissingDependency, RunError
 
 FILE = "model.xml"
@@ -35,14 +44,16 @@ def _library() -> Any:
 
 
 class OpenVinoSession:
-    """A compiled model and one infer request."""
+    """A compiled model and its infer requests: one, or one per stream with the throughput hint.
+
+    With several, a batch is cut into as many parts, which run at the same time.
+    """
 
     def __init__(self, path: Path, rest: Precision, running: Running) -> None:
         library = _library()
-        self._compiled = compile_model(library, path, rest, running.threads, running.profiled)
+        self._compiled = compile_model(library, path, rest, running)
         self._profiled = running.profiled
         self._times = KernelTimes()
-        self._request = self._compiled.create_infer_request()
         self._outputs = [o.get_any_name() for o in self._compiled.outputs]
         self.inputs = [
             GraphInput(
@@ -52,22 +63,35 @@ class OpenVinoSession:
             )
             for i in self._compiled.inputs
         ]
+        self._requests = [self._compiled.create_infer_request() for _ in range(self._streams())]
+
+    def _streams(self) -> int:
+        """Return how many requests run at a time: one where the batch is fixed or profiled."""
+        fixed = any(not i.shape or i.shape[0] is not None for i in self.inputs)
+        if fixed or self._profiled:
+            return 1
+        return int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch; outputs are copies."""
         check_inputs(self.inputs, arrays)
-        _check_shapes(self.inputs, arrays)
+        parts = _parts({i.name: arrays[i.name] for i in self.inputs}, len(self._requests))
+        used = list(zip(self._requests, parts, strict=False))
         try:
-            self._request.infer({i.name: arrays[i.name] for i in self.inputs})
+            for request, part in used:
+                request.start_async(part)
+            for request, _ in used:
+                request.wait()
         except RuntimeError as err:
             raise RunError(
                 f"OpenVINO failed: {str(err).splitlines()[0]}", fix="check shapes and token ids"
             ) from err
         if self._profiled:
-            self._times.add_run(times_of(self.runtime_model(), self._request.profiling_info))
+            self._times.add_run(times_of(self.runtime_model(), used[0][0].profiling_info))
+        given = [[r.get_output_tensor(i).data for r, _ in used] for i in range(len(self._outputs))]
         return {
-            name: self._request.get_output_tensor(i).data.copy()
-            for i, name in enumerate(self._outputs)
+            name: np.concatenate(values) if len(used) > 1 else values[0].copy()
+            for name, values in zip(self._outputs, given, strict=True)
         }
 
     def kernel_times(self) -> dict[str, float]:
@@ -79,8 +103,8 @@ class OpenVinoSession:
         return self._compiled.get_runtime_model()
 
     def close(self) -> None:
-        """Drop the request and the compiled model."""
-        self._request = self._compiled = None
+        """Drop the requests and the compiled model."""
+        self._requests, self._compiled = [], None
 
     def __enter__(self) -> OpenVinoSession:
         return self
@@ -89,35 +113,33 @@ class OpenVinoSession:
         self.close()
 
 
-def _check_shapes(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse shapes of another rank or width: the CPU plugin would compute nonsense of them."""
-    for item in inputs:
-        have = arrays[item.name].shape
-        fits = len(have) == len(item.shape) and all(
-            want in (None, axis) for want, axis in zip(item.shape, have, strict=True)
-        )
-        if not fits:
-            shape = tuple("dynamic" if d is None else d for d in item.shape)
-            raise RunError(
-                f"input {item.name!r} has shape {have}, the model takes {shape}",
-                fix="pass arrays of the model's shapes",
-            )
+def _parts(arrays: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
+    """Cut a batch into at most ``count`` parts along the first axis, none of them empty."""
+    if count > 1:
+        count = min(count, *(len(a) for a in arrays.values()))
+    if count < 2:
+        return [dict(arrays)]
+    cut = {name: np.array_split(array, count) for name, array in arrays.items()}
+    return [{name: pieces[i] for name, pieces in cut.items()} for i in range(count)]
 
 
-def compile_model(
-    library: Any, path: Path, rest: Precision, threads: int, profiled: bool = False
-) -> Any:
-    """Compile for latency with the precision set explicitly: the default is BF16 on some CPUs."""
+def compile_model(library: Any, path: Path, rest: Precision, running: Running) -> Any:
+    """Compile with the precision set explicitly: the default is BF16 on some CPUs."""
     properties = {
         "INFERENCE_PRECISION_HINT": _HINT[rest],
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "PERF_COUNT": profiled,
+        "PERFORMANCE_HINT": running.options.hint.upper(),
+        "INFERENCE_NUM_THREADS": running.threads,
+        "PERF_COUNT": running.profiled,
     }
     try:
         core = library.Core()
         return core.compile_model(core.read_model(str(path)), "CPU", properties)
     except RuntimeError as err:
+        if path.suffix == Path(FILE).suffix:
+            raise RunError(
+                f"OpenVINO cannot load {path.name}: {str(err).strip()}",
+                fix="build the bundle again with this version of OpenVINO",
+            ) from err
         raise BuildError(
             f"OpenVINO cannot compile {path.name}: {str(err).strip()}",
             fix="check the graph with onnx.checker; if it is valid, try --engine onnxruntime",
@@ -132,11 +154,16 @@ class OpenVino:
     builds_here = True
     runs_checkpoint = False
     placement = Rules()
-    options = frozenset[str]()
+    options = frozenset(["hint"])
 
     def version(self) -> str:
         """Return OpenVINO's version."""
         return str(_library().__version__).split("-")[0]
+
+    def needs(self, options: EngineOptions) -> Needs:
+        """Return this version or a later one, and VNNI where the build had it."""
+        del options
+        return Needs(features=VNNI)
 
     def floats(self) -> list[Configuration]:
         """Return what the CPU plugin says it can compute in."""

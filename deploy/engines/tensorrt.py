@@ -14,7 +14,7 @@ from deploy.nvidia.inspector import engine_kernels
 from deploy.nvidia.library import log_lines
 from deploy.nvidia.loading import load_plan
 from deploy.nvidia.timing_cache import keep_timing_cache, use_timing_cache
-from deploy.sessions import BuildRequest, Configuration, Running
+from deploy.sessions import BUILT_CAPABILITY, BuildRequest, Configuration, Needs, Running
 from trueint8.errors import BuildError, ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -52,6 +52,15 @@ class TensorRt(PlanEngine):
     def builds_here(self) -> bool:
         """The same: TensorRT times kernels on the GPU it builds for."""
         return self.runs_here
+
+    def needs(self, options: EngineOptions) -> Needs:
+        """Return the version and the GPU of the build, as far as the plan was not widened."""
+        capabilities = {"none": (BUILT_CAPABILITY,), "ampere+": ("8.0+",)}
+        return Needs(
+            "not older" if options.version_compatible else "same",
+            system=True,
+            capabilities=capabilities.get(options.hardware_compatible, (BUILT_CAPABILITY,)),
+        )
 
     def build(self, request: BuildRequest) -> None:
         """Build on the GPU.

@@ -13,7 +13,7 @@ from deploy.nvidia.device import compute_capability
 from deploy.nvidia.engine import FILE, PlanEngine
 from deploy.nvidia.plan_kernels import kernels_of
 from deploy.nvidia.plan_text import plan_operations
-from deploy.sessions import Configuration, Running
+from deploy.sessions import Configuration, Needs, Running
 from trueint8.artifacts import write_atomically
 from trueint8.errors import RunError, StorageError
 
@@ -45,6 +45,11 @@ class TensorRtRtx(PlanEngine):
     def builds_here(self) -> bool:
         """Always: it compiles without a GPU."""
         return True
+
+    def needs(self, options: EngineOptions) -> Needs:
+        """Return the same version and system, and a GPU among the plan's targets."""
+        named = tuple(f"{gpu[2:-1]}.{gpu[-1]}" for gpu in options.gpu)
+        return Needs("same", system=True, capabilities=named or DEFAULT_TARGETS)
 
     def configure(self, config: trt.IBuilderConfig, options: EngineOptions) -> None:
         """Set the targets."""
@@ -131,6 +136,10 @@ class TensorRtRtx(PlanEngine):
         """Return a name that no other plan, version or kind of GPU has."""
         key = hashlib.sha256(f"{self.version()} {compute_capability()} ".encode() + plan)
         return CACHE.expanduser() / f"tensorrt-rtx-{key.hexdigest()[:32]}.kernels"
+
+
+DEFAULT_TARGETS = ("8.0", "8.6", "8.9", "12.0+")
+"""Of a plan that names none; Hopper (9.0) is not among them."""
 
 
 def _target(capability: str | None) -> str:

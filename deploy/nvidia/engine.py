@@ -15,7 +15,7 @@ from deploy.nvidia.building import compile_plan
 from deploy.nvidia.device import Device, open_device
 from deploy.nvidia.library import load_library
 from deploy.nvidia.session import PlanSession
-from deploy.sessions import BuildRequest, Configuration, Precision, Running
+from deploy.sessions import BuildRequest, Configuration, Needs, Precision, Running
 from export.onnx_file import load_clean, save_model
 from export.passes.to_half import half_graph
 from trueint8.artifacts import storage_errors
@@ -54,6 +54,10 @@ class PlanEngine(ABC):
     @abstractmethod
     def builds_here(self) -> bool:
         """Whether this machine can build."""
+
+    @abstractmethod
+    def needs(self, options: EngineOptions) -> Needs:
+        """Return what a plan needs of a machine."""
 
     @abstractmethod
     def audit(

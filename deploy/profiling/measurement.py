@@ -137,7 +137,7 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
         engine: Engine = ENGINES.load(name)
         with progress.step(f"audit {bundle.path.name} on {name}"):
             coverage = audit_engine(bundle, name).coverage()
-        if entry.runs_here:
+        if engine.runs_here:
             simulated = _simulated(session, bundle, entry.graph, scratch)
             yield from _engine_rows(session, bundle, engine, data, data_file, simulated, coverage)
         else:
@@ -183,9 +183,11 @@ def _engine_rows(
     coverage: Coverage | None,
 ) -> list[Row]:
     int8 = int8_configuration(engine)
+    # where nothing runs in INT8, what the engine does with the Q/DQ graph is the simulation
+    simulation = [Configuration("simulated", "fp32")] if _executes_int8(coverage) else []
     configurations = [
         *engine.floats(),
-        *([Configuration("simulated", "fp32"), int8] if int8 is not None else []),
+        *([*simulation, int8] if int8 is not None else []),
     ]
     folder = bundle.engine_folder(engine.name)
     paths = {"float": bundle.float_graph, "simulated": simulated, "int8": folder}
@@ -264,7 +266,8 @@ def _row(
     manifest = bundle.manifest
     graph = configuration.graph
     files = {"float": FLOAT_GRAPH, "int8": f"{ENGINE}/{engine}/"}
-    made = Kind.SIMULATED if graph == "simulated" else Kind.MEASURED
+    executes = graph == "int8" and _executes_int8(figures["coverage"])
+    made = Kind.MEASURED if graph == "float" or executes else Kind.SIMULATED
     return Row(
         schema=SCHEMA,
         session=session.id,
@@ -278,7 +281,7 @@ def _row(
         data=session.request.data.name,
         engine=engine,
         graph="float" if graph == "float" else "qdq",
-        precision="int8" if graph == "int8" else configuration.rest,
+        precision="int8" if executes else configuration.rest,
         rest=configuration.rest,
         mode=configuration.mode,
         kind=kind or made,
@@ -287,6 +290,14 @@ def _row(
         environment=session.environment,
         **figures,
     )
+
+
+def _executes_int8(coverage: Coverage | None) -> bool:
+    """Say whether anything runs in INT8: ONNX Runtime's CUDA provider takes Q/DQ and has floats.
+
+    Without a count (None) the engine is believed.
+    """
+    return coverage is None or coverage.int8_matmuls > 0
 
 
 def _note(session: _Session, bundle: Bundle) -> str:

@@ -24,6 +24,8 @@ from calib.qdq import insert_qdq
 from calib.schemes import Range, params_of_range
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
+from deploy.golden import repeated
+from deploy.hardware import INT8_FLAGS, gpu
 from deploy.kernels import NOT_FOUND, executed_precisions
 from deploy.probe import probe_engine
 from deploy.sessions import (
@@ -35,6 +37,7 @@ from deploy.sessions import (
     Shapes,
     int8_configuration,
 )
+from deploy.tolerance import check_quantized
 from export.matmuls import find_matmuls
 from export.onnx_file import save_model
 from export.passes import clean
@@ -200,10 +203,15 @@ def test_the_audit_invents_nothing(built: Built) -> None:
 def test_the_engine_computes_what_simulation_computes(built: Built, session: Any) -> None:
     actual = session.run({"x": X})["y"]
     assert actual.dtype == np.float32
-    largest = np.abs(built.simulated).max()
-    tolerance = 0.03 if built.engine.int8_rest() != "fp32" else 0.01
-    assert np.abs(built.floating - built.simulated).max() > 0.1 * largest, "else this says nothing"
-    assert np.abs(actual - built.simulated).max() < tolerance * largest
+    graph = built.folder.parent / "int8.onnx"
+    repeats = repeated(graph, built.int8.rest, {"x": X}, {"y": built.simulated})
+    check = check_quantized(
+        "y", actual, built.simulated, built.floating, repeat_db=repeats["y"], logits=False
+    )
+    assert check.passed, check
+    assert not check_quantized(
+        "y", built.floating, built.simulated, built.floating, repeat_db=repeats["y"]
+    ).passed, "else this says nothing"
 
 
 def test_runs_of_other_shapes_and_repeated_runs_agree(session: Any) -> None:
@@ -257,8 +265,11 @@ def test_a_wrong_input_is_named(session: Any, feeds: Feeds, problem: str, fix: s
 def test_a_wrong_shape_is_a_run_error_and_the_session_lives_on(
     session: Any, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(RunError):
+    with pytest.raises(RunError) as caught:
         session.run({"x": np.zeros(shape, np.float32)})
+    told = f"input 'x' has shape {shape}, the model takes (any, any, {WIDTH})"
+    assert caught.value.problem == told
+    assert caught.value.fix == "pass arrays of the model's shapes"
     assert session.run({"x": X})["y"].shape == X.shape
 
 
@@ -273,6 +284,47 @@ def test_an_engine_that_cannot_run_here_says_so(built: Built) -> None:
 
 def test_the_probe_is_int8(built: Built, tmp_path: Path) -> None:
     assert probe_engine(built.engine.name, tmp_path) == "int8"
+
+
+def test_an_engine_says_what_its_files_need(built: Built) -> None:
+    needs = built.engine.needs(EngineOptions())
+    assert set(needs.features) <= set(INT8_FLAGS)
+    assert all(re.fullmatch(r"\d+\.\d\+?|built", c) for c in needs.capabilities)
+    assert not (needs.capabilities and built.engine.runs_here and not gpu())
+
+
+@pytest.mark.parametrize("first_closed", [0, 1])
+def test_two_engines_in_one_process_do_not_disturb_each_other(
+    built: Built, first_closed: int
+) -> None:
+    if not built.engine.runs_here:
+        pytest.skip(f"{built.engine.name} is BUILT here, not run")
+    other: Engine = ENGINES.load("openvino" if built.engine.name != "openvino" else "onnxruntime")
+    mine = built.engine.open(built.folder, built.int8, RUNNING)
+    theirs = other.open(built.float_graph, other.floats()[0], RUNNING)
+    sessions = [mine, theirs]
+    expected = [session.run({"x": X})["y"] for session in sessions]
+    for _ in range(3):
+        for session, wanted in zip(sessions, expected, strict=True):
+            np.testing.assert_array_equal(session.run({"x": X})["y"], wanted)
+    sessions[first_closed].close()
+    last = 1 - first_closed
+    np.testing.assert_array_equal(sessions[last].run({"x": X})["y"], expected[last])
+    sessions[last].close()
+
+
+def test_files_that_are_no_engine_are_an_error_of_ours(built: Built, tmp_path: Path) -> None:
+    if not built.engine.runs_here:
+        pytest.skip(f"{built.engine.name} is BUILT here, not run")
+    for path in built.folder.rglob("*"):
+        if path.is_file():
+            target = tmp_path / path.relative_to(built.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(b"this is no engine" * 50)
+    with pytest.raises(RunError) as caught:
+        built.engine.open(tmp_path, built.int8, RUNNING)
+    assert "cannot" in caught.value.problem
+    assert "build the bundle again" in caught.value.fix
 
 
 def test_a_graph_no_engine_knows_is_a_build_error(built: Built, tmp_path: Path) -> None:
@@ -291,7 +343,7 @@ def test_a_graph_no_engine_knows_is_a_build_error(built: Built, tmp_path: Path) 
 def test_an_engine_whose_files_are_gone_is_an_error_of_ours(built: Built, tmp_path: Path) -> None:
     if not built.engine.runs_here:
         pytest.skip(f"{built.engine.name} is BUILT here, not run")
-    with pytest.raises((RunError, BuildError)):
+    with pytest.raises(RunError, match="cannot"):
         built.engine.open(tmp_path, built.int8, RUNNING)
 
 
