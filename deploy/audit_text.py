@@ -11,7 +11,7 @@ from deploy.audit import Audit, AuditLine
 from deploy.kernels import NOT_FOUND, Kernel, KernelKind
 
 WIDTH = 100
-_NAME = 44
+_NAME = 42
 _NAMED = 3
 
 _KINDS: dict[KernelKind, str] = {
