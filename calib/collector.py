@@ -89,7 +89,8 @@ def observe(
             if keep is not None and time.monotonic() - kept > KEEP_EVERY_S:
                 keep({name: c.stats() for name, c in collecting.items()}, index + 1)
                 kept = time.monotonic()
-    return Observation({name: c.stats() for name, c in collecting.items()}, shapes)
+        found = threads.map(Accumulator.stats, collecting.values())
+        return Observation(dict(zip(collecting, found, strict=True)), shapes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib.kernels import (
+from calib.counting import (
     BINS,
     CARRIED,
     EQUAL,

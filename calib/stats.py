@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from calib.counting import count_values
 from calib.histogram import (
     Histogram,
     Spans,
@@ -14,7 +15,6 @@ from calib.histogram import (
     histogram_from_counters,
     new_counters,
 )
-from calib.kernels import count_values
 
 MOMENTUM = 0.9
 """Share that the running extremes keep at each batch (Bondarenko et al. 2023, appendix C.4)."""

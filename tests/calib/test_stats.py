@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from calib.counting import FEW, MANTISSA_BITS
 from calib.histogram import RELATIVE_BIN_WIDTH
-from calib.kernels import FEW, MANTISSA_BITS
 from calib.stats import MOMENTUM, Accumulator, TensorStats
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

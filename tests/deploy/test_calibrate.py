@@ -20,7 +20,9 @@ CALIBRATE = ("calibrate", "--calib-samples", 16, "--batch-size", 4)
 
 
 def assert_same(a: TensorStats, b: TensorStats) -> None:
-    for name in ("bins", "counts", "channel_minimum", "channel_maximum"):
+    for name in ("points", "weights", "bins", "counts"):
+        np.testing.assert_array_equal(getattr(a.histogram, name), getattr(b.histogram, name))
+    for name in ("channel_minimum", "channel_maximum"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert (a.minimum, a.maximum, a.exact) == (b.minimum, b.maximum, b.exact)
     assert a.moments.count == b.moments.count
