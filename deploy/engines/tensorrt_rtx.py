@@ -12,7 +12,7 @@ from deploy.kernels import Kernel
 from deploy.nvidia.device import compute_capability
 from deploy.nvidia.engine import FILE, PlanEngine
 from deploy.nvidia.plan_text import plan_operations
-from deploy.sessions import Configuration, Running
+from deploy.sessions import BuildRequest, Configuration, Running
 from trueint8.artifacts import write_atomically
 from trueint8.errors import RunError, StorageError
 
@@ -32,7 +32,7 @@ class TensorRtRtx(PlanEngine):
     module = "tensorrt_rtx"
     install = f"pip install 'trueint8[tensorrt-rtx]'   (or: pip install '{REQUIREMENT}')"
     captures_itself = True
-    options = frozenset(["gpu", "workspace_mib", "opt_level", "cuda_graph"])
+    options = frozenset(["gpu", "workspace_mib", "cuda_graph"])
 
     @property
     def runs_here(self) -> bool:
@@ -44,6 +44,15 @@ class TensorRtRtx(PlanEngine):
     def builds_here(self) -> bool:
         """Always: it compiles without a GPU."""
         return True
+
+    def build(self, request: BuildRequest) -> None:
+        """Build, and warn of what a Turing GPU among the targets costs."""
+        if "sm75" in request.options.gpu:
+            request.progress.say(
+                "warning: with sm75 among its targets TensorRT-RTX fuses INT8 attention of heads "
+                "up to 32 wide only; build a plan of its own for sm75"
+            )
+        super().build(request)
 
     def configure(self, config: trt.IBuilderConfig, options: EngineOptions) -> None:
         """Set the targets."""
