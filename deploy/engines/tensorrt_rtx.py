@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,11 @@ class TensorRtRtx(PlanEngine):
         for index, target in enumerate(options.gpu):
             capability = library.ComputeCapability.__members__[target.upper()]
             config.set_compute_capability(capability, index)
+
+    def options_here(self, options: EngineOptions) -> EngineOptions:
+        """Compile for the GPU at hand alone, whatever the bundle's plan is for."""
+        target = _target(compute_capability())
+        return replace(options, gpu=(target,) if target in GPU_TARGETS else ())
 
     def audit(
         self,

@@ -78,6 +78,7 @@ def compile_plan(
         config = builder.create_builder_config()
         config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
         config.progress_monitor = progress_monitor(library, advance, stop)
+        config.clear_flag(library.BuilderFlag.TF32)  # else FP32 would not be what is called so
         if options.workspace_mib is not None:
             pool = library.MemoryPoolType.WORKSPACE
             config.set_memory_pool_limit(pool, options.workspace_mib * _MIB)

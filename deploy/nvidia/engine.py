@@ -86,10 +86,7 @@ class PlanEngine(ABC):
         return str(self.library().__version__)
 
     def floats(self) -> list[Configuration]:
-        """Return FP32 and FP16 where plans run, else nothing.
-
-        FP32 matmuls may use TF32, as the library's default has it.
-        """
+        """Return FP32 (TF32 is off) and FP16 where plans run, else nothing."""
         if not self.runs_here:
             return []
         return [Configuration("float", "fp32"), Configuration("float", "fp16")]
@@ -156,8 +153,14 @@ class PlanEngine(ABC):
             if configuration.rest == "fp16":
                 graph = Path(scratch) / path.name
                 save_model(half_graph(load_clean(path)), graph)
-            plan = compile_plan(self, graph, running.shapes, running.options, _nothing)
+            plan = compile_plan(
+                self, graph, running.shapes, self.options_here(running.options), _nothing
+            )
         return plan, f"the plan of {path.name}"
+
+    def options_here(self, options: EngineOptions) -> EngineOptions:
+        """Return options for a plan that is run where it is compiled."""
+        return options
 
     def prepare(self, runtime: trt.Runtime, plan: bytes, options: EngineOptions) -> None:
         """Set what this plan needs, and refuse it where the library knows it cannot run."""

@@ -285,6 +285,19 @@ def test_the_engine_on_the_real_bindings_without_a_gpu(bindings: dict[str, str])
     ]
 
 
+def test_doctor_on_the_real_bindings_without_a_gpu(bindings: dict[str, str]) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there may be a GPU")
+    found = json.loads(in_process(bindings, "-m", "deploy", "doctor", "--json"))
+    engines = {e["engine"]: e for e in found["engines"]}
+    assert engines["tensorrt"]["version"] == "11.4.0.106"
+    assert not engines["tensorrt"]["builds"] and not engines["tensorrt"]["runs"]
+    assert engines["tensorrt"]["note"] == (
+        "building and running need an NVIDIA GPU, and none is found"
+    )
+    assert found["problems"] == []
+
+
 def _names_of(module: str, path: Path) -> set[str]:
     """Return the dotted names that a file reads from an imported module."""
     text = path.read_text("utf-8")
