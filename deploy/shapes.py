@@ -168,8 +168,8 @@ def longest_sequence(shapes: Shapes) -> int:
 def fitting(batch: Mapping[str, np.ndarray], shapes: Shapes) -> dict[str, np.ndarray]:
     """Return a batch cut to the largest shapes."""
     return {
-        name: np.ascontiguousarray(array[tuple(slice(n) for n in shapes[name][2])])
-        for name, array in batch.items()
+        name: np.ascontiguousarray(batch[name][tuple(slice(n) for n in most)])
+        for name, (*_, most) in shapes.items()
     }
 
 

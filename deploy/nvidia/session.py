@@ -11,7 +11,7 @@ import numpy as np
 
 from calib.inputs import GraphInput
 from deploy.nvidia.buffers import DeviceBuffer, TensorBuffer
-from deploy.nvidia.device import Device, out_of_memory
+from deploy.nvidia.device import Device, out_of_memory, process_memory
 from deploy.nvidia.library import listed, log_lines
 from deploy.nvidia.loading import Loader, load_plan, tells_of_memory
 from deploy.sessions import Running, check_inputs
@@ -45,11 +45,12 @@ class Runner(Loader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Bytes of GPU memory that a session holds. ``weights`` is None where the library is silent."""
+    """Bytes of GPU memory: of a session's parts, and of the whole process; None is not told."""
 
     weights: int | None
     activations: int
     inputs_and_outputs: int
+    process: int | None
 
 
 @dataclass(slots=True)
@@ -252,12 +253,12 @@ class PlanSession:
         return {name: ms * _NS_PER_MS / self._runs for name, ms in totals.items()}
 
     def device_memory(self) -> DeviceMemory:
-        """Return what the session holds on the GPU at this moment."""
+        """Return what is held on the GPU at this moment."""
         weights = None
         if hasattr(self._engine, "get_engine_stat"):
             weights = self._engine.get_engine_stat(self._library.EngineStat.TOTAL_WEIGHTS_SIZE)
         held = sum(buffer.size for buffer in self._buffers.values())
-        return DeviceMemory(weights, self._scratch.size, held)
+        return DeviceMemory(weights, self._scratch.size, held, process_memory())
 
     def _raise_if_memory(self, lines: list[str], needed: int) -> None:
         if tells_of_memory(lines):
