@@ -121,7 +121,7 @@ class TensorRtRtx(PlanEngine):
             )
 
     def runtime_config(
-        self, engine: trt.ICudaEngine, plan: bytes, running: Running
+        self, engine: trt.ICudaEngine, plan_sha256: str, running: Running
     ) -> tuple[trt.IRuntimeConfig, trt.IRuntimeCache]:
         """Compile kernels for the shapes at hand before they run, and keep them between runs.
 
@@ -137,23 +137,24 @@ class TensorRtRtx(PlanEngine):
         if running.options.cuda_graph and not running.profiled:
             config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         cache = config.create_runtime_cache()
-        file = self._cache_file(plan)
+        file = self._cache_file(plan_sha256)
         if file.is_file():
             cache.deserialize(file.read_bytes())
         config.set_runtime_cache(cache)
         return config, cache
 
-    def closing(self, cache: trt.IRuntimeCache | None, plan: bytes) -> None:
+    def closing(self, cache: trt.IRuntimeCache | None, plan_sha256: str) -> None:
         """Write the kernels compiled for this plan; without them the next load is slow again."""
         assert cache is not None
         try:
-            write_atomically(self._cache_file(plan), bytes(cache.serialize()))
+            write_atomically(self._cache_file(plan_sha256), bytes(cache.serialize()))
         except StorageError:  # a home that cannot be written: nothing is lost but time
             return
 
-    def _cache_file(self, plan: bytes) -> Path:
+    def _cache_file(self, plan_sha256: str) -> Path:
         """Return a name that no other plan, version or kind of GPU has."""
-        key = hashlib.sha256(f"{self.version()} {compute_capability()} ".encode() + plan)
+        text = f"{self.version()} {compute_capability()} {plan_sha256}"
+        key = hashlib.sha256(text.encode())
         return CACHE.expanduser() / f"tensorrt-rtx-{key.hexdigest()[:32]}.kernels"
 
 

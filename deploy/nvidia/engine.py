@@ -167,15 +167,15 @@ class PlanEngine(ABC):
         del runtime, plan, options
 
     def runtime_config(
-        self, engine: trt.ICudaEngine, plan: bytes, running: Running
+        self, engine: trt.ICudaEngine, plan_sha256: str, running: Running
     ) -> tuple[trt.IRuntimeConfig | None, trt.IRuntimeCache | None]:
         """Leave contexts to the library's own way."""
-        del engine, plan, running
+        del engine, plan_sha256, running
         return None, None
 
-    def closing(self, cache: trt.IRuntimeCache | None, plan: bytes) -> None:
+    def closing(self, cache: trt.IRuntimeCache | None, plan_sha256: str) -> None:
         """Keep nothing."""
-        del cache, plan
+        del cache, plan_sha256
 
 
 def _nothing(units: int) -> None:
