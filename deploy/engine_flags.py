@@ -43,7 +43,7 @@ class EngineFlags(CalibrationOptions):
     )
     opt_level: int | None = option(
         type=int,
-        help="TensorRT's builder optimization level, 0 to 5: higher builds longer and may run "
+        help="Builder optimization level of tensorrt, 0 to 5: higher builds longer and may run "
         "faster.  [default: the library's]",
     )
     timing_cache: str | None = option(
@@ -62,7 +62,8 @@ class EngineFlags(CalibrationOptions):
     )
     min_shapes: str | None = option(
         help="Smallest inputs that engines with fixed profiles must accept, such as "
-        "input_ids:1x16,attention_mask:1x16.  [default: 1 of everything]"
+        "input_ids:1x16; inputs of the same shape that are not named follow.  [default: 1 of "
+        "everything]"
     )
     opt_shapes: str | None = option(
         help="Inputs that they are tuned for.  [default: a calibration batch]"

@@ -37,8 +37,9 @@ class EngineOptions:
     cuda_graph: bool = True
 
     def to_plain(self) -> dict[str, Any]:
-        """Return those that differ from their defaults."""
-        return {k: v for k, v in asdict(self).items() if v != getattr(_DEFAULTS, k)}
+        """Return those that differ from their defaults, as JSON holds them."""
+        given = {k: v for k, v in asdict(self).items() if v != getattr(_DEFAULTS, k)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> EngineOptions:

@@ -41,6 +41,9 @@ class ShapeWishes:
     ) -> Shapes:
         """Return the shapes with these in place; those not given give way to those that are.
 
+        Inputs that are not named follow those that are, where the same was suggested for both:
+        all token inputs of a model are of one shape.
+
         Args:
             suggested: What :func:`engine_shapes` returns.
             inputs: Of the model.
@@ -54,7 +57,10 @@ class ShapeWishes:
         for flag, wanted in zip(_FLAGS, (self.least, self.usual, self.most), strict=True):
             for name, shape in wanted.items():
                 _check_input(flag, name, shape, by_name, max_positions)
-        return {name: self._of(name, three) for name, three in suggested.items()}
+        whole = ShapeWishes(
+            *(_followed(wanted, suggested) for wanted in (self.least, self.usual, self.most))
+        )
+        return {name: whole._of(name, three) for name, three in suggested.items()}
 
     def _of(
         self, name: str, suggested: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -162,9 +168,19 @@ def longest_sequence(shapes: Shapes) -> int:
 def fitting(batch: Mapping[str, np.ndarray], shapes: Shapes) -> dict[str, np.ndarray]:
     """Return a batch cut to the largest shapes."""
     return {
-        name: np.ascontiguousarray(array[tuple(slice(n) for n in shapes[name][2])])
-        for name, array in batch.items()
+        name: np.ascontiguousarray(batch[name][tuple(slice(n) for n in most)])
+        for name, (*_, most) in shapes.items()
     }
+
+
+def _followed(wanted: Wanted, suggested: Shapes) -> Wanted:
+    """Return what is wanted, for inputs not named too where all that are like them agree."""
+    found = dict(wanted)
+    for name, three in suggested.items():
+        alike = {shape for other, shape in wanted.items() if suggested[other] == three}
+        if name not in found and len(alike) == 1:
+            found[name] = alike.pop()
+    return found
 
 
 def _each(choose: Any, shape: tuple[int, ...], *others: tuple[int, ...] | None) -> tuple[int, ...]:

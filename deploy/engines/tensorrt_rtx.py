@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from deploy.nvidia.device import compute_capability
 from deploy.nvidia.engine import FILE, PlanEngine
 from deploy.nvidia.plan_kernels import kernels_of
 from deploy.nvidia.plan_text import plan_operations
-from deploy.sessions import Configuration, Needs, Running
+from deploy.sessions import BuildRequest, Configuration, Needs, Running
 from trueint8.artifacts import write_atomically
 from trueint8.errors import RunError, StorageError
 
@@ -33,7 +34,7 @@ class TensorRtRtx(PlanEngine):
     module = "tensorrt_rtx"
     install = f"pip install 'trueint8[tensorrt-rtx]'   (or: pip install '{REQUIREMENT}')"
     captures_itself = True
-    options = frozenset(["gpu", "workspace_mib", "opt_level", "cuda_graph"])
+    options = frozenset(["gpu", "workspace_mib", "cuda_graph"])
 
     @property
     def runs_here(self) -> bool:
@@ -51,6 +52,15 @@ class TensorRtRtx(PlanEngine):
         named = tuple(f"{gpu[2:-1]}.{gpu[-1]}" for gpu in options.gpu)
         return Needs("same", system=True, capabilities=named or DEFAULT_TARGETS)
 
+    def build(self, request: BuildRequest) -> None:
+        """Build, and warn of what a Turing GPU among the targets costs."""
+        if "sm75" in request.options.gpu:
+            request.progress.say(
+                "warning: with sm75 among its targets TensorRT-RTX fuses INT8 attention of heads "
+                "up to 32 wide only; build a plan of its own for sm75"
+            )
+        super().build(request)
+
     def configure(self, config: trt.IBuilderConfig, options: EngineOptions) -> None:
         """Set the targets."""
         library = self.library()
@@ -60,6 +70,11 @@ class TensorRtRtx(PlanEngine):
         for index, target in enumerate(options.gpu):
             capability = library.ComputeCapability.__members__[target.upper()]
             config.set_compute_capability(capability, index)
+
+    def options_here(self, options: EngineOptions) -> EngineOptions:
+        """Compile for the GPU at hand alone, whatever the bundle's plan is for."""
+        target = _target(compute_capability())
+        return replace(options, gpu=(target,) if target in GPU_TARGETS else ())
 
     def audit(
         self,
@@ -102,7 +117,7 @@ class TensorRtRtx(PlanEngine):
             )
 
     def runtime_config(
-        self, engine: trt.ICudaEngine, plan: bytes, running: Running
+        self, engine: trt.ICudaEngine, plan_sha256: str, running: Running
     ) -> tuple[trt.IRuntimeConfig, trt.IRuntimeCache]:
         """Compile kernels for the shapes at hand before they run, and keep them between runs.
 
@@ -118,23 +133,24 @@ class TensorRtRtx(PlanEngine):
         if running.options.cuda_graph and not running.profiled:
             config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         cache = config.create_runtime_cache()
-        file = self._cache_file(plan)
+        file = self._cache_file(plan_sha256)
         if file.is_file():
             cache.deserialize(file.read_bytes())
         config.set_runtime_cache(cache)
         return config, cache
 
-    def closing(self, cache: trt.IRuntimeCache | None, plan: bytes) -> None:
+    def closing(self, cache: trt.IRuntimeCache | None, plan_sha256: str) -> None:
         """Write the kernels compiled for this plan; without them the next load is slow again."""
         assert cache is not None
         try:
-            write_atomically(self._cache_file(plan), bytes(cache.serialize()))
+            write_atomically(self._cache_file(plan_sha256), bytes(cache.serialize()))
         except StorageError:  # a home that cannot be written: nothing is lost but time
             return
 
-    def _cache_file(self, plan: bytes) -> Path:
+    def _cache_file(self, plan_sha256: str) -> Path:
         """Return a name that no other plan, version or kind of GPU has."""
-        key = hashlib.sha256(f"{self.version()} {compute_capability()} ".encode() + plan)
+        text = f"{self.version()} {compute_capability()} {plan_sha256}"
+        key = hashlib.sha256(text.encode())
         return CACHE.expanduser() / f"tensorrt-rtx-{key.hexdigest()[:32]}.kernels"
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 _UNSUPPORTED = ("UNSUPPORTED_NODE", "UNSUPPORTED_NODE_ATTR", "UNSUPPORTED_NODE_DATATYPE")
+_UNSUPPORTED_FIX = "the graph holds something this version does not support; try another --engine"
 _NO_PLUGIN = "Plugin not found"
 _MIB = 2**20
 
@@ -77,6 +78,7 @@ def compile_plan(
         config = builder.create_builder_config()
         config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
         config.progress_monitor = progress_monitor(library, advance, stop)
+        config.clear_flag(library.BuilderFlag.TF32)  # else FP32 would not be what is called so
         if options.workspace_mib is not None:
             pool = library.MemoryPoolType.WORKSPACE
             config.set_memory_pool_limit(pool, options.workspace_mib * _MIB)
@@ -88,9 +90,10 @@ def compile_plan(
         if plan is not None:
             compiler.compiled(config, options)
     if plan is None:
+        limited = options.workspace_mib is not None
         raise BuildError(
             f"{compiler.title} cannot compile the graph:\n    {listed(lines)}",
-            fix="the graph holds something this version does not support; try another --engine",
+            fix="pass a larger --workspace, or none" if limited else _UNSUPPORTED_FIX,
         )
     return bytes(plan)
 
@@ -136,5 +139,5 @@ def _parse_error(title: str, parser: trt.OnnxParser, lines: list[str]) -> BuildE
         told.append(f"{code} at {error.node_name()} ({error.node_operator()}): {reason}")
     return BuildError(
         f"{title} cannot parse the graph:\n    {listed(told + lines)}",
-        fix="the graph holds something this version does not support; try another --engine",
+        fix=_UNSUPPORTED_FIX,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 from contextlib import AbstractContextManager
@@ -135,6 +136,29 @@ def compute_capability() -> str | None:
     except (subprocess.TimeoutExpired, OSError):
         return None
     return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def process_memory() -> int | None:
+    """Return bytes that this process holds on all GPUs, contexts and libraries included.
+
+    None where nvidia-ml-py or the driver's library is not there, or does not tell, as in
+    containers that see no process numbers but their own.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        running = [p for h in handles for p in pynvml.nvmlDeviceGetComputeRunningProcesses(h)]
+    finally:
+        pynvml.nvmlShutdown()
+    told = [p.usedGpuMemory for p in running if p.pid == os.getpid() and p.usedGpuMemory]
+    return sum(told) or None
 
 
 def out_of_memory(needed: int, memory: tuple[int, int]) -> RunError:

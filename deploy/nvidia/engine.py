@@ -90,10 +90,7 @@ class PlanEngine(ABC):
         return str(self.library().__version__)
 
     def floats(self) -> list[Configuration]:
-        """Return FP32 and FP16 where plans run, else nothing.
-
-        FP32 matmuls may use TF32, as the library's default has it.
-        """
+        """Return FP32 (TF32 is off) and FP16 where plans run, else nothing."""
         if not self.runs_here:
             return []
         return [Configuration("float", "fp32"), Configuration("float", "fp16")]
@@ -160,23 +157,29 @@ class PlanEngine(ABC):
             if configuration.rest == "fp16":
                 graph = Path(scratch) / path.name
                 save_model(half_graph(load_clean(path)), graph)
-            plan = compile_plan(self, graph, running.shapes, running.options, _nothing)
+            plan = compile_plan(
+                self, graph, running.shapes, self.options_here(running.options), _nothing
+            )
         return plan, f"the plan of {path.name}"
+
+    def options_here(self, options: EngineOptions) -> EngineOptions:
+        """Return options for a plan that is run where it is compiled."""
+        return options
 
     def prepare(self, runtime: trt.Runtime, plan: bytes, options: EngineOptions) -> None:
         """Set what this plan needs, and refuse it where the library knows it cannot run."""
         del runtime, plan, options
 
     def runtime_config(
-        self, engine: trt.ICudaEngine, plan: bytes, running: Running
+        self, engine: trt.ICudaEngine, plan_sha256: str, running: Running
     ) -> tuple[trt.IRuntimeConfig | None, trt.IRuntimeCache | None]:
         """Leave contexts to the library's own way."""
-        del engine, plan, running
+        del engine, plan_sha256, running
         return None, None
 
-    def closing(self, cache: trt.IRuntimeCache | None, plan: bytes) -> None:
+    def closing(self, cache: trt.IRuntimeCache | None, plan_sha256: str) -> None:
         """Keep nothing."""
-        del cache, plan
+        del cache, plan_sha256
 
 
 def _nothing(units: int) -> None:

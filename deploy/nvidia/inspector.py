@@ -28,11 +28,11 @@ _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]")
 _KINDS: tuple[tuple[KernelKind, re.Pattern[str]], ...] = (
     ("attention", re.compile(r"_mha|multi.?head|attention", re.IGNORECASE)),
     ("convolution", re.compile(r"conv", re.IGNORECASE)),
-    ("matmul", re.compile(r"gemm|mat(rix)?.?mul|fully.?connected|_Fc|myl_?Fc|Fc[A-Z]")),
+    ("matmul", re.compile(r"(?i:gemm|mat(rix)?.?mul|fully.?connected)|Fc[A-Z_]")),
     ("softmax", re.compile(r"softm", re.IGNORECASE)),
     ("normalization", re.compile(r"normali[sz]ation|layer.?norm|MeanSub", re.IGNORECASE)),
     ("quantize", re.compile(r"quantize|^scale$", re.IGNORECASE)),
-    ("reformat", re.compile(r"reformat|noop|shuffle|cast|copy|myl_?(Mov|Tran|Resh)", re.I)),
+    ("reformat", re.compile(r"reformat|noop|shuffle|copy|__myl_(Mov|Tran|Resh|Cast)+_", re.I)),
     ("pointwise", re.compile(r"point.?wise|elementwise|activation|unary|kgen", re.IGNORECASE)),
 )
 _MULTIPLIES = ("matmul", "attention", "convolution")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 
 from calib.inputs import GraphInput
 from deploy.nvidia.buffers import DeviceBuffer, TensorBuffer
-from deploy.nvidia.device import Device, out_of_memory
+from deploy.nvidia.device import Device, out_of_memory, process_memory
 from deploy.nvidia.library import listed, log_lines
 from deploy.nvidia.loading import Loader, load_plan, tells_of_memory
 from deploy.sessions import Running, check_inputs
@@ -35,21 +36,22 @@ class Runner(Loader, Protocol):
     """Whether contexts capture CUDA graphs by themselves."""
 
     def runtime_config(
-        self, engine: trt.ICudaEngine, plan: bytes, running: Running
+        self, engine: trt.ICudaEngine, plan_sha256: str, running: Running
     ) -> tuple[trt.IRuntimeConfig | None, trt.IRuntimeCache | None]:
         """Return how contexts are created, None for the library's own way, and a kernel cache."""
 
-    def closing(self, cache: trt.IRuntimeCache | None, plan: bytes) -> None:
+    def closing(self, cache: trt.IRuntimeCache | None, plan_sha256: str) -> None:
         """Keep what is worth keeping for later sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Bytes of GPU memory that a session holds. ``weights`` is None where the library is silent."""
+    """Bytes of GPU memory: of a session's parts, and of the whole process; None is not told."""
 
     weights: int | None
     activations: int
     inputs_and_outputs: int
+    process: int | None
 
 
 @dataclass(slots=True)
@@ -76,7 +78,8 @@ class PlanSession:
     def __init__(
         self, runner: Runner, plan: bytes, where: str, running: Running, device: Device
     ) -> None:
-        self._runner, self._device, self._plan = runner, device, plan
+        self._runner, self._device = runner, device
+        self._sha256 = hashlib.sha256(plan).hexdigest()
         self._library = library = runner.library()
         self._prepared: OrderedDict[ShapeKey | None, _Prepared] = OrderedDict()
         self._scratch = DeviceBuffer(device)
@@ -88,7 +91,7 @@ class PlanSession:
         self._captures = graphs and not runner.captures_itself
         with device.current(), log_lines(self._library) as lines:
             self._runtime, self._engine = load_plan(runner, plan, where, options, device, lines)
-            self._config, self._cache = runner.runtime_config(self._engine, plan, running)
+            self._config, self._cache = runner.runtime_config(self._engine, self._sha256, running)
             self._read_tensors()
             self._stream = device.create_stream()
             self._start, self._end = device.create_event(), device.create_event()
@@ -252,12 +255,12 @@ class PlanSession:
         return {name: ms * _NS_PER_MS / self._runs for name, ms in totals.items()}
 
     def device_memory(self) -> DeviceMemory:
-        """Return what the session holds on the GPU at this moment."""
+        """Return what is held on the GPU at this moment."""
         weights = None
         if hasattr(self._engine, "get_engine_stat"):
             weights = self._engine.get_engine_stat(self._library.EngineStat.TOTAL_WEIGHTS_SIZE)
         held = sum(buffer.size for buffer in self._buffers.values())
-        return DeviceMemory(weights, self._scratch.size, held)
+        return DeviceMemory(weights, self._scratch.size, held, process_memory())
 
     def _raise_if_memory(self, lines: list[str], needed: int) -> None:
         if tells_of_memory(lines):
@@ -284,7 +287,7 @@ class PlanSession:
         with self._device.current():
             self._device.synchronize(self._stream)
             self._forget(keep=0)
-            self._runner.closing(self._cache, self._plan)
+            self._runner.closing(self._cache, self._sha256)
             self._config = self._cache = self._engine = self._runtime = None
             self._scratch.free()
             for buffer in self._buffers.values():

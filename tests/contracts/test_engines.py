@@ -134,6 +134,8 @@ def _installed(name: str) -> Engine:
         engine.version()
     except MissingDependency as err:
         pytest.skip(err.problem)
+    if not engine.builds_here:
+        pytest.skip(f"{name} does not build here")
     return engine
 
 

@@ -35,6 +35,7 @@ WHEELS = {
     "cuda-13": "cuda-bindings==13.*",
     "cuda-12": "cuda-bindings==12.9.*",
     "pathfinder": "cuda-pathfinder>=1.4",
+    "nvml": "nvidia-ml-py>=12.560",
 }
 SYMBOLS = (
     "createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL",
@@ -285,6 +286,19 @@ def test_the_engine_on_the_real_bindings_without_a_gpu(bindings: dict[str, str])
     ]
 
 
+def test_doctor_on_the_real_bindings_without_a_gpu(bindings: dict[str, str]) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there may be a GPU")
+    found = json.loads(in_process(bindings, "-m", "deploy", "doctor", "--json"))
+    engines = {e["engine"]: e for e in found["engines"]}
+    assert engines["tensorrt"]["version"] == "11.4.0.106"
+    assert not engines["tensorrt"]["builds"] and not engines["tensorrt"]["runs"]
+    assert engines["tensorrt"]["note"] == (
+        "building and running need an NVIDIA GPU, and none is found"
+    )
+    assert found["problems"] == []
+
+
 def _names_of(module: str, path: Path) -> set[str]:
     """Return the dotted names that a file reads from an imported module."""
     text = path.read_text("utf-8")
@@ -348,3 +362,26 @@ def test_every_name_of_pycuda_is_there() -> None:
         for part in name.strip(".").split("."):
             assert hasattr(thing, part), name
             thing = getattr(thing, part)
+
+
+NVML_NAMES = """
+import json, sys
+import pynvml
+for name in json.loads(sys.argv[1]):
+    assert hasattr(pynvml, name.strip(".").split(".")[0]), name
+process = pynvml.c_nvmlProcessInfo_t
+print({field[0] for field in process._fields_} >= {"pid", "usedGpuMemory"})
+from deploy.nvidia.device import process_memory
+print(process_memory())
+"""
+
+
+def test_every_name_of_nvml_is_there(tmp_path: Path) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there may be a GPU")
+    folder = unpacked(WHEELS["nvml"], tmp_path)
+    names = sorted(_names_of("pynvml", ROOT / "deploy" / "nvidia" / "device.py"))
+    assert len(names) > 4
+    environment = {"PYTHONPATH": f"{folder}:{ROOT}"}
+    told = in_process(environment, "-W", "error", "-c", NVML_NAMES, json.dumps(names))
+    assert told.split() == ["True", "None"]

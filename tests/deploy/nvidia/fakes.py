@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -277,10 +278,10 @@ class FakeRunner:
     def prepare(self, runtime: Any, plan: bytes, options: EngineOptions) -> None:
         del runtime, plan, options
 
-    def runtime_config(self, engine: Any, plan: bytes, running: Running) -> tuple[None, None]:
-        del engine, plan, running
+    def runtime_config(self, engine: Any, plan_sha256: str, running: Running) -> tuple[None, None]:
+        del engine, plan_sha256, running
         return None, None
 
-    def closing(self, cache: Any, plan: bytes) -> None:
-        assert plan == PLAN and cache is None
+    def closing(self, cache: Any, plan_sha256: str) -> None:
+        assert plan_sha256 == hashlib.sha256(PLAN).hexdigest() and cache is None
         self.closed += 1

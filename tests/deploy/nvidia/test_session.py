@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deploy.engine_options import EngineOptions
+from deploy.nvidia.device import process_memory
 from deploy.nvidia.session import MOST_GRAPHS, DeviceMemory, PlanSession
 from deploy.sessions import Running
 from tests.deploy.nvidia.fakes import PLAN, WIDTH, FakeDevice, FakeEngine, FakeRunner
@@ -213,10 +214,12 @@ def test_kernel_times_are_per_run_and_profiling_captures_nothing(device: FakeDev
 def test_time_and_memory_on_the_device_are_told(device: FakeDevice) -> None:
     session, *_ = opened(device)
     with session:
-        assert session.device_memory() == DeviceMemory(None, 0, 0)
+        assert session.device_memory() == DeviceMemory(None, 0, 0, process_memory())
         session.run(batch(4, 8))
         assert session.device_ns == 250_000
-        assert session.device_memory() == DeviceMemory(None, 16 * 4 * 8 * 4, 2 * 4 * 8 * 4 * 4)
+        assert session.device_memory() == DeviceMemory(
+            None, 16 * 4 * 8 * 4, 2 * 4 * 8 * 4 * 4, process_memory()
+        )
 
 
 def test_two_sessions_share_a_device_and_no_memory(device: FakeDevice) -> None:
