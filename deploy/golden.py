@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from calib.inputs import GraphInput
 from export.matmuls import vocabulary_size
+from export.parity import compare_outputs
 from export.reference import open_reference
 from trueint8.artifacts import storage_errors
 from trueint8.errors import CalibrationError
+
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 COUNT = 4
 """Golden sequences in a bundle."""
@@ -50,6 +53,14 @@ def draw_inputs(
             array = np.zeros(shape) if item.name == "token_type_ids" else array
         arrays[item.name] = np.ascontiguousarray(array.astype(item.dtype))
     return arrays
+
+
+def golden_error(run: Run, golden: Path) -> float:
+    """Return the largest difference of ``run`` to the golden outputs, relative to the largest."""
+    stored = load_file(golden)
+    outputs = run({k.removeprefix("input."): v for k, v in stored.items() if k[0] == "i"})
+    pairs = [(v, outputs[k.removeprefix("output.")]) for k, v in stored.items() if k[0] == "o"]
+    return compare_outputs(pairs, [], "the float graph", tolerance=np.inf).relative_error
 
 
 def write_golden(float_graph: Path, arrays: Mapping[str, np.ndarray], out: Path) -> None:

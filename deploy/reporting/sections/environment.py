@@ -7,6 +7,7 @@ from typing import Any
 
 from deploy.profiling.results import Row
 from deploy.profiling.statistics import CONFIDENCE, RESAMPLES
+from deploy.profiling.summary import Comparison
 from deploy.reporting.document import Cell, Column, Section, Table
 from deploy.reporting.figures import KIND_MEANINGS, NO_EVIDENCE
 
@@ -28,8 +29,9 @@ _DEFINITIONS = {
 }
 
 
-def section(rows: Sequence[Row]) -> Section:
+def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return definitions, bundles, and one table of settings per session."""
+    del comparisons
     sessions: dict[str, list[Row]] = {}
     for row in rows:
         sessions.setdefault(row.session, []).append(row)
