@@ -5,7 +5,7 @@
   const filtered = (table) => table.querySelector('td[data-label="Model"]') !== null;
 
   function key(cell) {
-    return "order" in cell.dataset ? Number(cell.dataset.order) : NaN;
+    return cell.dataset.order ? Number(cell.dataset.order) : NaN;
   }
 
   function compare(a, b) {
@@ -15,29 +15,52 @@
     return { by: a.textContent.trim().localeCompare(b.textContent.trim(), "en", { numeric: true }) };
   }
 
+  const headers = (table) => [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+
   function sort(table, index, direction) {
+    const name = direction > 0 ? "ascending" : "descending";
+    headers(table).forEach((header, at) => {
+      if (at === index) header.setAttribute("aria-sort", name);
+      else header.removeAttribute("aria-sort");
+    });
     const body = table.tBodies[0];
-    const sorted = [...body.rows].sort((a, b) => {
+    body.append(...[...body.rows].sort((a, b) => {
       const found = compare(a.cells[index], b.cells[index]);
       return found.last ?? direction * found.by;
-    });
-    body.append(...sorted);
+    }));
+  }
+
+  function unsort(table, rows) {
+    headers(table).forEach((header) => header.removeAttribute("aria-sort"));
+    table.tBodies[0].append(...rows);
   }
 
   function sortable(table) {
-    const headers = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
-    headers.forEach((header, index) => {
+    headers(table).forEach((header, index) => {
       const button = document.createElement("button");
       button.type = "button";
       button.append(...header.childNodes);
       header.append(button);
       button.addEventListener("click", () => {
-        const upwards = header.getAttribute("aria-sort") !== "ascending";
-        headers.forEach((other) => other.removeAttribute("aria-sort"));
-        header.setAttribute("aria-sort", upwards ? "ascending" : "descending");
-        sort(table, index, upwards ? 1 : -1);
+        sort(table, index, header.getAttribute("aria-sort") === "ascending" ? -1 : 1);
       });
     });
+  }
+
+  // on a narrow screen the table has no header to press
+  function orders(table, select) {
+    [...table.tBodies[0].rows[0].cells].forEach((cell, index) => {
+      for (const [sign, words] of [[1, "upwards"], [-1, "downwards"]]) {
+        select.append(new Option(`${cell.dataset.label}, ${words}`, sign * (index + 1)));
+      }
+    });
+    const rows = [...table.tBodies[0].rows];
+    select.addEventListener("change", () => {
+      const chosen = Number(select.value);
+      if (chosen) sort(table, Math.abs(chosen) - 1, Math.sign(chosen));
+      else unsort(table, rows);
+    });
+    select.form.addEventListener("reset", () => unsort(table, rows));
   }
 
   function shown(element, wanted, model, engine) {
@@ -60,22 +83,23 @@
   }
 
   function exchange(baseline) {
-    for (const cell of document.querySelectorAll("td:has(> template[data-baseline])")) {
+    for (const cell of exchangeable) {
       cell.original ??= { html: cell.innerHTML, order: cell.dataset.order };
-      const other = [...cell.querySelectorAll("template")].find((t) => t.dataset.baseline === baseline);
-      const now = [...cell.childNodes].filter((node) => node.nodeName !== "TEMPLATE");
-      now.forEach((node) => node.remove());
-      if (other) {
-        cell.prepend(other.content.cloneNode(true));
-        cell.dataset.order = other.dataset.order;
-      } else {
-        cell.innerHTML = cell.original.html;
-        cell.dataset.order = cell.original.order;
-      }
+      cell.innerHTML = cell.original.html;
+      cell.dataset.order = cell.original.order;
+      if (!baseline) continue;
+      const templates = [...cell.querySelectorAll("template")];
+      const other = templates.find((template) => template.dataset.baseline === baseline);
+      const missing = document.createElement("span");
+      missing.className = "value muted";
+      missing.textContent = `${baseline} was not timed`;
+      cell.dataset.order = other ? other.dataset.order : "";
+      cell.replaceChildren(other ? other.content.cloneNode(true) : missing);
     }
-    return baseline ? ` Measured speed-up is against ${baseline} where it was timed.` : "";
+    return baseline ? ` The measured speed-up is against ${baseline}.` : "";
   }
 
+  const exchangeable = [...document.querySelectorAll("td:has(> template[data-baseline])")];
   const tables = [...document.querySelectorAll("table")].filter(filtered);
   for (const table of tables) sortable(table);
   const form = document.getElementById("controls");
@@ -85,6 +109,7 @@
     wanted.text = wanted.text.trim().toLowerCase();
     form.querySelector("output").textContent = filter(tables, wanted) + exchange(wanted.baseline);
   };
+  orders(tables[0], form.elements.order);
   form.addEventListener("input", update);
   form.addEventListener("reset", () => setTimeout(update));
   form.addEventListener("submit", (event) => event.preventDefault());

@@ -84,7 +84,9 @@ def _other_baselines(
     for figures in comparison.floats:
         ratio = comparison.speed_ups.get(figures.row.label)
         if ratio is not None:
-            yield figures.row.label, speed_up_cell(ratio, figures, int8, rows)
+            cell = speed_up_cell(ratio, figures, int8, rows)
+            detail = f"{cell.detail} against {figures.row.label}"
+            yield figures.row.label, replace(cell, detail=detail)
 
 
 def _provenance(rows: Sequence[Row], *, name_session: bool) -> str:
