@@ -162,10 +162,13 @@ def machine_under_load(rows: Sequence[Row]) -> Found:
     if blocks:
         others, stolen = fmean(b.others for b in blocks), fmean(b.stolen for b in blocks)
         if others > MOST_OTHERS:
-            yield f"other processes took {others:.0%} of all processors while runs were timed", fix
+            yield (
+                f"other processes took {100 * others:.0f} % of all processors during the runs",
+                fix,
+            )
         if stolen > MOST_STOLEN:
             yield (
-                f"the hypervisor withheld {stolen:.0%} of all processors while runs were timed",
+                f"the hypervisor withheld {100 * stolen:.0f} % of all processors during the runs",
                 "profile on a machine that is not shared",
             )
         return

@@ -77,8 +77,8 @@ CASES = [
     ("no float", "float-precision", "no float baseline"),
     ("rounds", "too-few-samples", "9 rounds"),
     ("sequences", "too-few-samples", "29 sequences"),
-    ("others", "machine-under-load", "other processes took 11%"),
-    ("stolen", "machine-under-load", "hypervisor withheld 3%"),
+    ("others", "machine-under-load", "other processes took 11 %"),
+    ("stolen", "machine-under-load", "hypervisor withheld 3 %"),
 ]
 
 

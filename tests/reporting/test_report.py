@@ -185,6 +185,7 @@ def test_environment_and_hashes_are_shown(page: Page) -> None:
     assert shown["hardware › isa"] == "avx2, avx512_vnni"
     assert shown["versions › openvino"] == "2026.0"
     assert shown["threads per inference"] == "4"
+    assert shown["processors taken by other processes"] == "1.0 % on average, 1 % at most"
     hashes = {row["SHA-256 of manifest"].value for row in page.tables["Models and bundles"]}
     assert hashes == {"9f" * 32, "0a" * 32}
 
