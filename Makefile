@@ -1,8 +1,9 @@
 # make demo   set up, then build, profile and report two small models
 # make test   set up, then the tests
+# make schema write the JSON Schemas under docs/schema again
 # PIP_ARGS    extra arguments for pip, such as an index with CPU builds of torch
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint schema clean
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= cpu,nncf,tensorrt-rtx,export,train,report,test
@@ -18,6 +19,9 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+schema: $(VENV)/.installed
+	$(VENV)/bin/python -c "import pathlib, deploy.reporting.schemas as s; s.write_schemas(pathlib.Path('docs/schema'))"
 
 clean:
 	rm -rf $(VENV)

@@ -11,6 +11,7 @@ import numpy as np
 
 from attention.text import SUFFIXES, Example, read_examples
 from calib.array_data import array_batches
+from calib.fingerprints import row_pieces, sketch
 from calib.image_data import holds_images, read_images
 from calib.inputs import GraphInput, Request, is_static, static_axes
 from calib.labels import labels_from_examples
@@ -37,6 +38,9 @@ class Samples:
     labels: list[np.ndarray] | None
     partly_labelled: bool = False
     """Whether some of the data has labels and some has none."""
+    fingerprints: tuple[str, ...] = ()
+    """Sketch of the lines of all text in the data, or of the rows that were read; empty where
+    it is not known."""
 
     @property
     def count(self) -> int:
@@ -74,20 +78,23 @@ def load_samples(
     """
     if holds_images(path):
         batches, labels = _image_batches(path, request, inputs, tokenizer, label_ids)
-        return Samples(path.name, sha256_tree(path), batches, labels or None)
+        rows = sketch(row_pieces(batches))
+        return Samples(path.name, sha256_tree(path), batches, labels or None, fingerprints=rows)
     kind = _kind(path)
     if kind == "arrays":
         batches, labels = array_batches(path, request, inputs)
         partly = 0 < len(labels) < len(batches)
+        fingerprints = sketch(row_pieces(batches))
     else:
         examples = read_examples(path)
         partly = len({e.label is None for e in examples}) == 2
+        fingerprints = sketch(e.text.strip().encode() for e in examples)
         batches, found = batches_from_text(
             examples, request, inputs, task=task, tokenizer=tokenizer, label_ids=label_ids
         )
         labels = found or []
     whole = labels if len(labels) == len(batches) else None
-    return Samples(path.name, sha256_tree(path), batches, whole, partly)
+    return Samples(path.name, sha256_tree(path), batches, whole, partly, fingerprints)
 
 
 def _image_batches(

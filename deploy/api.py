@@ -15,7 +15,7 @@ from deploy.hardware import default_threads
 from deploy.planning import plan_from_options
 from deploy.profiling.measurement import ProfileRequest, measure
 from deploy.profiling.results import Row, read_results
-from deploy.reporting.page import write_report
+from deploy.reporting.page import Format, write_report
 from deploy.sessions import Configuration, Precision, Session, int8_configuration
 from trueint8.errors import ConfigError, RunError
 from trueint8.progress import Progress, Silence
@@ -132,12 +132,14 @@ def profile(
     return rows
 
 
-def report(results: str | Path | Sequence[Row], out: str | Path) -> Path:
-    """Write one self-contained HTML file from a results file or rows.
+def report(
+    results: str | Path | Sequence[Row], out: str | Path, *, format: Format = "html"
+) -> Path:
+    """Write one self-contained HTML file from a results file or rows, or Markdown or JSON.
 
     Returns:
         The file's path.
     """
     rows = read_results(Path(results)) if isinstance(results, str | Path) else list(results)
-    write_report(rows, Path(out))
+    write_report(rows, Path(out), format=format)
     return Path(out)

@@ -266,6 +266,7 @@ def _calibration_entry(
     plan: BuildPlan, samples: Samples, data: list[DataEntry]
 ) -> CalibrationEntry:
     first, request = data[0], plan.request()
+    known = all(d.sha256 == samples.sha256 for d in data)  # ranges may be of other data
     return CalibrationEntry(
         quantizer=plan.quantizer.name if plan.quantizer else OURS,
         estimator=request["calib"] or "its own",
@@ -275,6 +276,7 @@ def _calibration_entry(
         samples=sum(d.samples for d in data),
         batch_size=first.batch_size,
         sequence=max(_length(next(iter(b.values()))) for b in samples.batches),
+        fingerprints=list(samples.fingerprints) if known else [],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from deploy.sessions import Precision
 from deploy.tolerance import sqnr_db
 from export.matmuls import vocabulary_size
 from export.onnx_file import load_clean, save_model
+from export.parity import compare_outputs
 from export.passes.round_rest import RoundRest
 from export.passes.simulate import Simulate
 from export.reference import open_reference
@@ -26,6 +27,8 @@ from trueint8.artifacts import storage_errors
 from trueint8.errors import CalibrationError, IntegrityError
 
 Arrays = Mapping[str, np.ndarray]
+
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 COUNT = 4
 """Golden sequences in a bundle whose outputs have an axis of tokens."""
@@ -78,6 +81,14 @@ def draw_inputs(
         shapes[item.name] = (first, *like[item.name].shape[1:])
     rows = {i.name: vocabulary_size(graph, i.name) for i in inputs}
     return draw_shaped(inputs, shapes, rows, seed)
+
+
+def golden_error(run: Run, golden: Path) -> float:
+    """Return the largest difference of ``run`` to the golden outputs, relative to the largest."""
+    stored = read_golden(golden)
+    outputs = run(stored.inputs)
+    pairs = [(v, outputs[k]) for k, v in stored.floats.items()]
+    return compare_outputs(pairs, [], "the float graph", tolerance=np.inf).relative_error
 
 
 def write_golden(out: Path, float_graph: Path, graphs: Rests, inputs: Arrays) -> None:

@@ -60,6 +60,11 @@ class CalibrationEntry(Record):
     samples: int
     batch_size: int
     sequence: int
+    fingerprints: list[str] = Field(
+        default=[],
+        description="Hashes of lines of the text, or of rows of arrays, the 512 smallest: tells "
+        "whether other data share pieces with these. Empty where they are not known.",
+    )
 
 
 class MatMulEntry(Record):

@@ -10,7 +10,8 @@
     ├── RunError                 8   an engine failed while running
     ├── IntegrityError           9   a bundle is not what its manifest says
     ├── DataError                10  text or arrays are missing, empty or malformed
-    └── StorageError             11  the disk is full or not writable
+    ├── StorageError             11  the disk is full or not writable
+    └── EvidenceError            12  with --strict: figures that do not bear the claim
 
 70 is a defect of ours, 130 is Ctrl-C, 143 SIGTERM.
 """
@@ -95,3 +96,9 @@ class StorageError(TrueInt8Error):
     """The disk is full or not writable."""
 
     exit_code = 11
+
+
+class EvidenceError(TrueInt8Error):
+    """A gate found what makes a claim wrong or weak."""
+
+    exit_code = 12

@@ -12,6 +12,7 @@ import click
 from deploy.options import Origin, argument, command_from_options, option, print_json
 
 if TYPE_CHECKING:
+    from deploy.profiling.gates import Finding
     from deploy.profiling.results import Row
 
 HELP = """Measure float, simulated and INT8 of every engine in the bundles.
@@ -46,6 +47,7 @@ class ProfileOptions:
     timeout: float = option(600.0, type=float, help="Longest wait for one answer, in seconds.")
     seed: int = option(0, type=int, help="Seed of sampling, masking and round order.")
     force: bool = option(False, type=bool, help="Replace an existing results file.")
+    strict: bool = option(False, type=bool, help="Exit with 12 if a gate finds anything.")
     json: bool = option(False, type=bool, help="Print the rows as JSON too.")
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
@@ -53,6 +55,7 @@ class ProfileOptions:
 def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
     """Measure, write the results file, and print the table."""
     del origins
+    from deploy.profiling.gates import check_rows, require_none
     from deploy.profiling.measurement import ProfileRequest, measure
     from deploy.profiling.results import check_writable, write_results
     from deploy.reporting.table import print_overview
@@ -92,13 +95,27 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
             click.echo(f"{kept}: the {len(rows)} rows measured before this error", err=True)
         raise
     write_results(out, rows)
+    findings = check_rows(rows)
     if options.json:
         print_json([row.model_dump(by_alias=True, mode="json", exclude_none=True) for row in rows])
     elif not options.quiet:
         print_overview(rows, sys.stdout)
-        for note in dict.fromkeys(row.note for row in rows if row.note):
-            click.echo(f"note: {note}")
+        _print_verdicts(rows, findings)
         click.echo(f"{out}: {len(rows)} rows; next: deploy report {out} -o report.html")
+    if options.strict:
+        require_none(findings)
+
+
+def _print_verdicts(rows: list[Row], findings: list[Finding]) -> None:
+    from deploy.profiling.summary import summarize
+    from deploy.reporting.document import printable
+    from deploy.reporting.verdicts import verdict_of
+
+    for note in map(verdict_of, summarize(rows)):
+        kind = f" [{note.kind}]" if note.kind else ""
+        click.echo(f"{printable(note.name)}: {note.text}{kind}")
+    for finding in findings:
+        click.echo(f"warning: {finding.name}: {printable(finding.text)}\n  fix: {finding.fix}")
 
 
 COMMAND = command_from_options(ProfileOptions, run, help=HELP, configurable=True)

@@ -1,23 +1,26 @@
-"""``deploy report``: results to one self-contained HTML file."""
+"""``deploy report``: results to one self-contained HTML file, to Markdown, or to JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from deploy.options import argument, command_from_options, option
 
-HELP = """Write one HTML file, with no link to anything outside it, from a results file.
+HELP = """Write a report from a results file: HTML that links to nothing outside it, Markdown for
+a pull request, or JSON by the schema under docs/schema.
 
 \b
 Examples:
   deploy report results.jsonl -o report.html
   deploy report results.jsonl -o report.html --title "BERT-base on Xeon"
+  deploy report results.jsonl --format md -o report.md --strict
 """
 
-_DOCTYPE = "<!doctype html"
+FORMATS = ("html", "md", "json")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,45 +28,55 @@ class ReportOptions:
     """Everything ``deploy report`` can be told."""
 
     results: str = argument("results.jsonl", metavar="[RESULTS]")
-    out: str = option("report.html", short="-o", help="The HTML file.")
+    out: str | None = option(short="-o", help="The file to write.  [default: report.FORMAT]")
+    format: Literal["html", "md", "json"] = option(
+        "html", type=click.Choice(FORMATS), help="What to write."
+    )
     title: str | None = option(help="Heading.  [default: the models' names]")
-    force: bool = option(False, type=bool, help="Replace a file that is no HTML.")
+    strict: bool = option(False, type=bool, help="Exit with 12 if a gate finds anything.")
+    force: bool = option(False, type=bool, help="Replace a file that is no such report.")
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
 
 def run(options: ReportOptions) -> None:
-    """Write the report."""
+    """Write the report; with ``--strict`` it is written before the gates speak."""
+    from deploy.profiling.gates import check_rows, require_none
     from deploy.profiling.results import check_writable, read_results
     from deploy.reporting.page import write_report
 
-    results, out = Path(options.results), Path(options.out)
+    results, out = Path(options.results), Path(options.out or f"report.{options.format}")
     check_writable(out)
-    _check_target(results, out, force=options.force)
+    _check_target(results, out, options)
     rows = read_results(results)
-    write_report(rows, out, title=options.title)
+    write_report(rows, out, title=options.title, format=options.format)
     if not options.quiet:
-        click.echo(f"{options.out}: {len(rows)} rows")
+        click.echo(f"{out}: {len(rows)} rows")
+    if options.strict:
+        require_none(check_rows(rows))
 
 
-def _check_target(results: Path, out: Path, *, force: bool) -> None:
+def _check_target(results: Path, out: Path, options: ReportOptions) -> None:
     """Refuse to write over the results, or without ``force`` over what is no report.
 
     Raises:
         ConfigError: Naming the file that would be lost.
     """
+    from deploy.reporting.page import STARTS
     from trueint8.errors import ConfigError
 
     if not out.exists():
         return
     if results.exists() and out.samefile(results):
         raise ConfigError(
-            f"-o {out} is the results file itself", fix="pass another file: -o report.html"
+            f"-o {out} is the results file itself",
+            fix=f"pass another file: -o report.{options.format}",
         )
     with out.open("rb") as stream:
         start = stream.read(1024).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
-    if start and not start.lower().startswith(_DOCTYPE) and not force:
+    if start and not start.lower().startswith(STARTS[options.format]) and not options.force:
+        what = "HTML file" if options.format == "html" else f"{options.format} report"
         raise ConfigError(
-            f"{out} exists and is no HTML file", fix="pass another -o, or --force to replace it"
+            f"{out} exists and is no {what}", fix="pass another -o, or --force to replace it"
         )
 
 

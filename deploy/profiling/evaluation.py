@@ -1,9 +1,9 @@
-"""Evaluation data with targets, and the accuracy figures of a session on it."""
+"""Evaluation data with targets, and the scores of a graph on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,10 @@ from calib.data import Samples, check_lengths, check_tokens, load_samples, load_
 from calib.inputs import GraphInput, Request
 from calib.labels import check_labels
 from deploy.manifest import ModelEntry
-from deploy.profiling.results import Accuracy
-from deploy.sessions import Session
 from export.matmuls import vocabulary_size
 from export.onnx_file import load_clean
 from export.source import Task
-from trueint8.errors import ConfigError, DataError, RunError
+from trueint8.errors import ConfigError, DataError
 
 IGNORED = -100
 MASK_PROBABILITY = 0.15
@@ -35,6 +33,8 @@ class EvaluationSet:
     target: Target
     batches: list[dict[str, np.ndarray]]
     targets: list[np.ndarray]
+    fingerprints: tuple[str, ...] = ()
+    """As of :class:`calib.data.Samples`; not saved."""
 
     @property
     def count(self) -> int:
@@ -103,7 +103,8 @@ def read_evaluation(
     )
     check_lengths(samples, model.max_positions)
     check_tokens(samples, vocabulary_size(loaded, "input_ids"))
-    return evaluation_set(samples, model.task, tokenizer, amount.seed)
+    found = evaluation_set(samples, model.task, tokenizer, amount.seed)
+    return replace(found, fingerprints=samples.fingerprints)
 
 
 def _known_classes(graph: ir.Model) -> int | None:
@@ -185,40 +186,6 @@ def _next_tokens(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     return targets
 
 
-def evaluate(
-    session: Session, data: EvaluationSet, *, reference: Path, is_reference: bool
-) -> list[Accuracy]:
-    """Return a session's accuracy figures, the headline first.
-
-    Args:
-        session: What to run.
-        data: Batches and targets.
-        reference: An ``.npz`` of the float outputs; written by the FP32 session
-            and read by the others, where outputs are compared by cosine.
-        is_reference: Whether this session is the FP32 float one.
-    """
-    count = data.count
-    if data.target == "tokens":
-        losses = np.concatenate(list(position_scores(session.run, data)))
-        if not losses.size:
-            raise DataError("no token of the evaluation data counts", fix="pass more text")
-        loss = float(losses.mean())
-        return [
-            _figure("perplexity", float(np.exp(loss)), count, losses.size),
-            _figure("loss", loss, count, losses.size),
-        ]
-    if data.target == "labels":
-        hits = np.concatenate(list(position_scores(session.run, data)))
-        return [_figure("accuracy", float(hits.mean()), count, hits.size)]
-    vectors = output_vectors(session.run, data)
-    if is_reference:
-        np.savez(reference, *vectors)
-    with np.load(reference) as archive:
-        expected = [archive[name] for name in archive.files]
-    cosines = np.concatenate([_cosine(v, e) for v, e in zip(vectors, expected, strict=True)])
-    return [_figure("cosine", float(cosines.mean()), count, cosines.size)]
-
-
 def position_scores(
     run: Run, data: EvaluationSet, expected: Sequence[np.ndarray] = ()
 ) -> Iterator[np.ndarray]:
@@ -245,12 +212,6 @@ def position_scores(
 def output_vectors(run: Run, data: EvaluationSet) -> list[np.ndarray]:
     """Return for each batch the output vectors of its unpadded positions, (N, C) float32."""
     return [_vectors(_first(run(batch)), batch) for batch in data.batches]
-
-
-def _figure(metric: Any, value: float, samples: int, positions: int) -> Accuracy:
-    if not np.isfinite(value):
-        raise RunError(f"{metric} is {value}: the outputs overflow", fix="check the float model")
-    return Accuracy(metric=metric, value=value, samples=samples, positions=positions)
 
 
 def _first(outputs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -7,20 +7,32 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from calib.data import DATA_FIX
+from calib.fingerprints import shared
 from calib.inputs import Request
 from deploy.audit import audit_engine
-from deploy.bundle import ENGINE, FLOAT_GRAPH, Bundle, open_bundle
+from deploy.bundle import ENGINE, FLOAT_GRAPH, GOLDEN, Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
 from deploy.options import check_counts
+from deploy.profiling.conditions import governor
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
-from deploy.profiling.results import SCHEMA, Accuracy, Coverage, Latency, Row
+from deploy.profiling.results import (
+    SCHEMA,
+    Block,
+    Coverage,
+    Latency,
+    Overlap,
+    Parity,
+    Row,
+    SequenceScores,
+)
+from deploy.profiling.scoring import accuracy_figures, bounded, scores_from
 from deploy.profiling.workers import WorkerProcess, time_interleaved
 from deploy.sessions import Configuration, Engine, int8_configuration
 from export.onnx_file import load_clean, save_model
@@ -207,7 +219,7 @@ def _engine_rows(
                 advance(1)
         asked = session.request
         with session.progress.step(f"time {title}", total=asked.rounds) as advance:
-            rounds, peaks = time_interleaved(
+            rounds, asides = time_interleaved(
                 workers,
                 warmups,
                 rounds=asked.rounds,
@@ -215,29 +227,40 @@ def _engine_rows(
                 seed=asked.seed,
                 advance=advance,
             )
-        accuracy = {}
+        scores = {}
         with session.progress.step(f"accuracy {title}", total=len(configurations)) as advance:
             for index, (c, worker) in enumerate(workers.items()):
-                answer = worker.ask("evaluate", reference=str(reference), is_reference=index == 0)
-                accuracy[c] = [Accuracy.model_validate(a) for a in answer["accuracy"]]
+                answer = worker.ask("scores", reference=str(reference), is_reference=index == 0)
+                scores[c] = scores_from(answer)
                 advance(1)
+        golden = str(bundle.path / GOLDEN)
+        error = workers[configurations[0]].ask("golden_error", golden=golden)["relative_error"]
     return [
         _row(
             session,
             bundle,
             engine.name,
             c,
-            latency=_latency(session, data, warmups[c], rounds[c]),
-            accuracy=accuracy[c],
+            latency=_latency(session, data, warmups[c], rounds[c], asides[c].blocks),
+            accuracy=accuracy_figures(scores[c]),
+            scores=SequenceScores.model_validate(asdict(bounded(scores[c]))),
+            parity=_parity(bundle, error if c == configurations[0] else None),
+            overlap=_overlap(session, bundle, data),
+            floats=[f.name for f in configurations if f.graph == "float"],
             coverage=coverage if c.graph == "int8" else None,
-            peak_memory_mib=peaks[c] / 1024,
+            peak_memory_mib=max(asides[c].peak_kib) / 1024,
+            pss_mib=max(asides[c].pss_kib) / 1024,
         )
         for c in configurations
     ]
 
 
 def _latency(
-    session: _Session, data: EvaluationSet, warmup: list[int], rounds: list[list[int]]
+    session: _Session,
+    data: EvaluationSet,
+    warmup: list[int],
+    rounds: list[list[int]],
+    blocks: list[Block],
 ) -> Latency:
     shape = next(iter(data.batches[0].values())).shape
     return Latency(
@@ -246,7 +269,23 @@ def _latency(
         threads=session.threads,
         warmup_ns=warmup,
         rounds_ns=rounds,
+        blocks=blocks,
     )
+
+
+def _parity(bundle: Bundle, engine: float | None) -> Parity:
+    found = bundle.manifest.parity
+    return Parity(graph=found.relative_error, tolerance=found.tolerance, engine=engine)
+
+
+def _overlap(session: _Session, bundle: Bundle, data: EvaluationSet) -> Overlap | None:
+    calibration = bundle.manifest.calibration
+    if session.data_sha256 in calibration.data_sha256.split(", "):
+        return Overlap(shared=data.count, compared=data.count)
+    if not calibration.fingerprints or not data.fingerprints:
+        return None
+    found, compared = shared(data.fingerprints, calibration.fingerprints)
+    return Overlap(shared=found, compared=compared)
 
 
 def _built_row(session: _Session, bundle: Bundle, engine: str, coverage: Coverage | None) -> Row:
@@ -286,7 +325,6 @@ def _row(
         mode=configuration.mode,
         kind=kind or made,
         size_mib=bundle.size_mib(files[graph]) if graph in files else None,
-        note=_note(session, bundle),
         environment=session.environment,
         **figures,
     )
@@ -300,19 +338,12 @@ def _executes_int8(coverage: Coverage | None) -> bool:
     return coverage is None or coverage.int8_matmuls > 0
 
 
-def _note(session: _Session, bundle: Bundle) -> str:
-    if session.data_sha256 != bundle.manifest.calibration.data_sha256:
-        return ""
-    return "evaluated on the calibration data: accuracy on other data may be lower"
-
-
 def _environment(request: ProfileRequest, threads: int) -> dict[str, Any]:
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
         **hardware(),
         "threads": threads,
         "load_average_1m": os.getloadavg()[0],
-        "governor": governor.read_text().strip() if governor.is_file() else "not readable",
+        "governor": governor() or "not readable",
         "versions": package_versions(),
         "rounds": request.rounds,
         "seed": request.seed,

@@ -1,4 +1,7 @@
-"""The results file: one JSON object per line, raw samples kept, schema versioned."""
+"""The results file: one JSON object per line, raw samples kept, schema versioned.
+
+Version 2 adds what the gates look at: parity, overlap, floats, scores, and a block per round.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,26 @@ from trueint8.artifacts import storage_errors, write_atomically
 from trueint8.errors import ConfigError, DataError, StorageError
 from trueint8.kinds import Kind
 
-SCHEMA: Literal["trueint8/results/1"] = "trueint8/results/1"
+Schema = Literal["trueint8/results/1", "trueint8/results/2"]
+"""Every version that is read."""
+
+SCHEMA: Schema = "trueint8/results/2"
+"""The version that is written."""
+
+
+class Block(Record):
+    """What else the machine did during one round of one row."""
+
+    others: float = Field(
+        description="Share, 0 to 1, of all processors' time that went to processes which take no "
+        "part in the measuring."
+    )
+    stolen: float = Field(description="The same share that the hypervisor gave to other guests.")
+    load_average_1m: float
+    frequency_mhz: float | None = Field(
+        default=None, description="Mean of the processors just after, where the kernel tells it."
+    )
+    governor: str | None = Field(default=None, description="Of the first processor.")
 
 
 class Latency(Record):
@@ -30,6 +52,9 @@ class Latency(Record):
         description="One list per interleaved round; round i of every row of one engine and "
         "model ran next to each other in time, in an order drawn anew each round."
     )
+    blocks: list[Block] = Field(
+        default=[], description="One per round; empty in results of version 1."
+    )
 
 
 class Accuracy(Record):
@@ -39,6 +64,35 @@ class Accuracy(Record):
     value: float
     samples: int = Field(description="Sequences it was computed over.")
     positions: int = Field(description="Tokens or labels that counted.")
+
+
+class SequenceScores(Record):
+    """Scores of the first accuracy figure, for paired intervals."""
+
+    metric: Literal["perplexity", "accuracy", "cosine"]
+    sums: list[float] = Field(
+        description="Of losses, hits or cosines, per sequence; beyond 2048 sequences, neighbours "
+        "are added up."
+    )
+    counts: list[int] = Field(description="Positions that counted, likewise.")
+
+
+class Parity(Record):
+    """How far the float model that is timed is from the framework's; relative to its output."""
+
+    graph: float = Field(description="The float graph's largest difference to the framework's.")
+    tolerance: float = Field(description="What the build allowed of that.")
+    engine: float | None = Field(
+        default=None,
+        description="The engine's FP32 run to the float graph's golden outputs; FP32 rows only.",
+    )
+
+
+class Overlap(Record):
+    """Pieces of the evaluation data, lines or rows, that are also in the calibration data."""
+
+    shared: int
+    compared: int = Field(description="Pieces looked at: all, or a sample where there are many.")
 
 
 class Coverage(Record):
@@ -59,7 +113,7 @@ class Coverage(Record):
 class Row(Record):
     """One configuration of one model on one engine."""
 
-    schema_: Literal["trueint8/results/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Schema = Field(default=SCHEMA, alias="schema")
     session: str = Field(description="Same for all rows of one `deploy profile` call.")
     time: str = Field(description="UTC, ISO 8601.")
     model: str = Field(description="Name of the model, as in the bundle's manifest.")
@@ -83,11 +137,24 @@ class Row(Record):
     kind: Kind
     latency: Latency | None = None
     accuracy: list[Accuracy] = []
+    scores: SequenceScores | None = None
+    parity: Parity | None = Field(default=None, description="Rows that ran here.")
+    overlap: Overlap | None = Field(
+        default=None, description="None where a bundle does not know its calibration data."
+    )
+    floats: list[str] | None = Field(
+        default=None, description="Every float configuration the engine has on this machine."
+    )
     coverage: Coverage | None = Field(
         default=None, description="Rows with graph qdq on an engine that was audited."
     )
     peak_memory_mib: float | None = Field(
         default=None, description="Largest resident set of the row's own process."
+    )
+    pss_mib: float | None = Field(
+        default=None,
+        description="Largest proportional set between rounds: pages shared with other processes "
+        "count in part.",
     )
     size_mib: float | None = Field(
         default=None, description="Files the engine loads, on disk; none for SIMULATED."

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deploy.profiling.evaluation import IGNORED, EvaluationSet, Run, output_vectors, position_scores
+from deploy.profiling.results import Accuracy
 from deploy.profiling.statistics import CONFIDENCE, Estimate
 from trueint8.errors import DataError, RunError
 
@@ -20,6 +21,7 @@ DROP_UNIT: dict[Metric, DropUnit] = {"perplexity": "%", "accuracy": "points", "c
 METRIC_OF: dict[str, Metric] = {"tokens": "perplexity", "labels": "accuracy", "cosine": "cosine"}
 
 _RESAMPLES = 1000
+_MOST_KEPT = 2048
 _SEED = 20260101
 
 
@@ -74,6 +76,38 @@ def score(run: Run, data: EvaluationSet, expected: Sequence[np.ndarray] | None =
     if not sum(counts):
         raise DataError("no token of the evaluation data counts", fix="pass more text")
     return Scores(metric, tuple(sums), tuple(counts))
+
+
+def accuracy_figures(scores: Scores) -> list[Accuracy]:
+    """Return the metric over all positions, and for perplexity the loss behind it.
+
+    Raises:
+        RunError: If it is not finite.
+    """
+    if not np.isfinite(scores.value):
+        raise RunError(
+            f"{scores.metric} is {scores.value}: the outputs overflow", fix="check the float model"
+        )
+    over = {"samples": len(scores.counts), "positions": sum(scores.counts)}
+    found = [Accuracy(metric=scores.metric, value=scores.value, **over)]
+    if scores.metric == "perplexity":
+        loss = sum(scores.sums) / sum(scores.counts)
+        found.append(Accuracy(metric="loss", value=loss, **over))
+    return found
+
+
+def bounded(scores: Scores) -> Scores:
+    """Return the scores with neighbours added up until there are at most 2048 of them.
+
+    Intervals then resample groups of sequences, which is as valid.
+    """
+    step = -(-len(scores.counts) // _MOST_KEPT)
+    starts = range(0, len(scores.counts), step)
+    return Scores(
+        scores.metric,
+        tuple(sum(scores.sums[i : i + step]) for i in starts),
+        tuple(sum(scores.counts[i : i + step]) for i in starts),
+    )
 
 
 def scores_from(stored: Mapping[str, Any]) -> Scores:

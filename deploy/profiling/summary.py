@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.profiling.results import Accuracy, Coverage, Row
+from deploy.profiling.scoring import Scores, drop
 from deploy.profiling.statistics import Estimate, median_ms, percentile_ms, speed_up
 from trueint8.kinds import Kind
 
@@ -30,18 +31,23 @@ class Comparison:
 
     ``measured_speed_up`` is the fastest float row ÷ the INT8 row;
     ``simulated_speed_up`` is the FP32 row ÷ the Q/DQ graph in FP32 arithmetic.
-    Both are None where a side was not run here.
+    Both are None where a side was not run here. ``speed_ups`` holds each float row ÷ the INT8
+    row, by the float row's label; ``drop`` is what INT8 loses to FP32, as of
+    :func:`deploy.profiling.scoring.drop`.
     """
 
     model: str
     bundle: str
     engine: str
+    rows: list[RowFigures]
     floats: list[RowFigures]
     simulated: RowFigures | None
     int8: RowFigures | None
     fastest_float: RowFigures | None
     measured_speed_up: Estimate | None
     simulated_speed_up: Estimate | None
+    speed_ups: Mapping[str, Estimate]
+    drop: Estimate | None
     coverage: Coverage | None
     coverage_kind: Kind | None
 
@@ -67,16 +73,20 @@ def _compare(group: list[Row]) -> Comparison:
     timed = [f for f in floats if f.median_ms is not None]
     fastest = min(timed, key=lambda f: f.median_ms.value if f.median_ms else 0.0, default=None)
     single = next((f for f in timed if f.row.precision == "fp32"), None)
+    ratios = {f.row.label: _ratio(f, int8) for f in timed}
     return Comparison(
         model=group[0].model,
         bundle=group[0].bundle,
         engine=group[0].engine,
+        rows=figures,
         floats=floats,
         simulated=simulated,
         int8=int8,
         fastest_float=fastest,
-        measured_speed_up=_ratio(fastest, int8),
+        measured_speed_up=ratios.get(fastest.row.label) if fastest else None,
         simulated_speed_up=_ratio(single, simulated),
+        speed_ups={label: ratio for label, ratio in ratios.items() if ratio is not None},
+        drop=_drop(single, int8),
         coverage=int8.row.coverage if int8 else None,
         coverage_kind=int8.row.kind if int8 else None,
     )
@@ -101,3 +111,10 @@ def _ratio(baseline: RowFigures | None, candidate: RowFigures | None) -> Estimat
     if baseline.row.latency is None or candidate.row.latency is None:
         return None
     return speed_up(baseline.row.latency.rounds_ns, candidate.row.latency.rounds_ns)
+
+
+def _drop(single: RowFigures | None, int8: RowFigures | None) -> Estimate | None:
+    sides = [f.row.scores for f in (single, int8) if f is not None and f.row.scores is not None]
+    if len(sides) != 2 or sides[0].counts != sides[1].counts:
+        return None
+    return drop(*(Scores(s.metric, tuple(s.sums), tuple(s.counts)) for s in sides))

@@ -25,10 +25,19 @@ def peak_memory_kib() -> int:
 
     Not ``ru_maxrss``, which a child inherits from the process that started it.
     """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+    return _kib("/proc/self/status", "VmHWM:")
+
+
+def pss_kib() -> int:
+    """Return the proportional set of this process: shared pages are split between sharers."""
+    return _kib("/proc/self/smaps_rollup", "Pss:")
+
+
+def _kib(file: str, key: str) -> int:
+    for line in Path(file).read_text().splitlines():
+        if line.startswith(key):
             return int(line.split()[1])
-    raise RunError("the kernel does not say VmHWM", fix="mount /proc")
+    raise RunError(f"{file} does not say {key}", fix="mount /proc")
 
 
 class Worker:
@@ -61,21 +70,22 @@ class Worker:
         return {"times_ns": times, "settled": done}
 
     def time(self, runs: int) -> dict[str, Any]:
-        """Run the batch ``runs`` times; return each time and the peak memory so far."""
+        """Run the batch ``runs`` times; return each time and the memory held so far."""
         times = self._timed(runs)
-        return {"times_ns": times, "peak_memory_kib": peak_memory_kib()}
+        return {"times_ns": times, "peak_memory_kib": peak_memory_kib(), "pss_kib": pss_kib()}
 
-    def evaluate(self, reference: str, is_reference: bool) -> dict[str, Any]:
-        """Return the accuracy figures on all of the data."""
-        from deploy.profiling.evaluation import evaluate
+    def golden_error(self, golden: str) -> dict[str, Any]:
+        """Return the largest difference to golden outputs, relative to the largest of them."""
+        from deploy.golden import golden_error
 
-        figures = evaluate(
-            self._session, self._data, reference=Path(reference), is_reference=is_reference
-        )
-        return {"accuracy": [f.model_dump() for f in figures]}
+        return {"relative_error": golden_error(self._session.run, Path(golden))}
 
     def scores(self, reference: str, is_reference: bool) -> dict[str, Any]:
-        """Return the metric and the scores per sequence; ``reference`` as in ``evaluate``."""
+        """Return the metric and the scores per sequence.
+
+        ``reference`` is an ``.npz`` of the float outputs; written by the FP32 session and read
+        by the others, where outputs are compared by cosine.
+        """
         import numpy as np
 
         from deploy.profiling.evaluation import output_vectors

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from deploy.profiling.conditions import Snapshot, Watch, frequency_mhz, governor, load_between
+from deploy.profiling.results import Block
 from deploy.sessions import Configuration, Running
 from trueint8 import errors
 from trueint8.errors import RunError, TrueInt8Error
@@ -26,6 +28,15 @@ _SERVE = "from deploy.profiling.worker import serve; serve()"
 _RUNS_PER_ROUND = (3, 200)
 
 K = TypeVar("K")
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What was learnt of one worker beside its times."""
+
+    blocks: list[Block] = field(default_factory=list)
+    peak_kib: list[int] = field(default_factory=list)
+    pss_kib: list[int] = field(default_factory=list)
 
 
 class WorkerProcess:
@@ -48,6 +59,11 @@ class WorkerProcess:
             text=True,
             env={**os.environ, "PYTHONPATH": str(_HOME)},
         )
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
@@ -134,7 +150,7 @@ def time_interleaved(
     round_ms: float,
     seed: int,
     advance: Advance,
-) -> tuple[dict[K, list[list[int]]], dict[K, int]]:
+) -> tuple[dict[K, list[list[int]]], dict[K, Aside]]:
     """Time several workers in rounds, in an order drawn anew each round.
 
     Args:
@@ -146,7 +162,7 @@ def time_interleaved(
         advance: Called after each round.
 
     Returns:
-        Times in ns, a list per round; and the peak memory in KiB of each worker.
+        Times in ns, a list per round; and what else was learnt in each round.
     """
     least, most = _RUNS_PER_ROUND
     runs = {
@@ -154,11 +170,26 @@ def time_interleaved(
     }
     order = random.Random(seed)
     times: dict[K, list[list[int]]] = {k: [] for k in workers}
-    peaks: dict[K, int] = {}
+    asides: dict[K, Aside] = {k: Aside() for k in workers}
+    watch = Watch(worker.pid for worker in workers.values())
     for _ in range(rounds):
         for key in order.sample(list(workers), len(workers)):
+            start = watch.snapshot()
             answer = workers[key].ask("time", runs=runs[key])
+            asides[key].blocks.append(_block(start, watch.snapshot()))
             times[key].append(answer["times_ns"])
-            peaks[key] = answer["peak_memory_kib"]
+            asides[key].peak_kib.append(answer["peak_memory_kib"])
+            asides[key].pss_kib.append(answer["pss_kib"])
         advance(1)
-    return times, peaks
+    return times, asides
+
+
+def _block(start: Snapshot, end: Snapshot) -> Block:
+    load = load_between(start, end, os.cpu_count() or 1)
+    return Block(
+        others=round(load.others, 4),
+        stolen=round(load.stolen, 4),
+        load_average_1m=round(os.getloadavg()[0], 2),
+        frequency_mhz=frequency_mhz(),
+        governor=governor(),
+    )

@@ -22,6 +22,10 @@ class Cell:
     """What a reader must not overlook, such as "slower"."""
     muted: bool = False
     """Whether the text says why there is no figure."""
+    order: float | None = None
+    """What the cell is sorted by; None for its text."""
+    alternatives: tuple[tuple[str, Cell], ...] = ()
+    """The same cell for other baselines, by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,9 @@ class Chart:
     title: str
     description: str
     spec: dict[str, Any]
+    model: str = ""
+    engine: str = ""
+    """What a reader can filter by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,13 @@ class Note:
 
     text: str
     kind: Kind | None = None
+    name: str = ""
+    """What the line is about, set off from the text."""
+    fix: str = ""
+    """What to do about it."""
+    model: str = ""
+    engine: str = ""
+    """What a reader can filter by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,9 @@ class Section:
     title: str
     order: int
     lead: str = ""
+    statements: tuple[Note, ...] = ()
+    """What is to be read first."""
+    warnings: tuple[Note, ...] = ()
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
     notes: tuple[Note, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from deploy.profiling.results import Accuracy, Coverage, Row
 from deploy.profiling.statistics import Estimate
@@ -15,7 +16,9 @@ NOT_RUN = "not run here"
 ABSENT = "not in these results"
 UNRECORDED = "not recorded"
 ONE_ROUND = "one round, no interval"
-NO_EVIDENCE = "no evidence of a difference"
+
+Verdict = Literal["faster", "slower", "no evidence of a difference"]
+NO_EVIDENCE: Verdict = "no evidence of a difference"
 
 KIND_MEANINGS = {
     Kind.MEASURED: "an engine ran, here.",
@@ -54,7 +57,7 @@ def interval(estimate: Estimate, decimals: int) -> str:
     return f"{rounded(estimate.low, decimals)} – {rounded(estimate.high, decimals)}"
 
 
-def verdict(estimate: Estimate) -> str:
+def verdict(estimate: Estimate) -> Verdict:
     """Return what the interval of a speed-up allows one to say."""
     if estimate.low > 1:
         return "faster"
@@ -97,8 +100,15 @@ def latency_cell(
     return Cell(
         f"{name}{rounded(median.value, decimals)}{unit}",
         figures.row.kind,
-        ONE_ROUND if _one_round(figures.row) else interval(median, decimals),
+        ONE_ROUND if one_round(figures.row) else interval(median, decimals),
+        order=median.value,
     )
+
+
+def ratio_decimals(ratio: Estimate) -> int:
+    """Return how many decimals show a ratio: an end that rounds to 1.00 would hide its side."""
+    ends = {f"{ratio.low:.2f}", f"{ratio.high:.2f}"}
+    return 3 if "1.00" in ends or len(ends) == 1 else 2
 
 
 def speed_up_cell(
@@ -111,18 +121,17 @@ def speed_up_cell(
     if ratio is None or baseline is None or candidate is None:
         untimed = baseline if candidate is not None and candidate.median_ms else candidate
         return missing(untimed.row if untimed else None, group)
-    ends = {f"{ratio.low:.2f}", f"{ratio.high:.2f}"}
-    # an end that rounds to 1.00 would hide on which side of 1 it lies
-    decimals = 3 if "1.00" in ends or len(ends) == 1 else 2
+    decimals = ratio_decimals(ratio)
     return Cell(
         f"{rounded(ratio.value, decimals)}×",
         ratio_kind(baseline.row, candidate.row),
-        ONE_ROUND if _one_round(candidate.row) else interval(ratio, decimals),
-        "" if _one_round(candidate.row) else verdict(ratio),
+        ONE_ROUND if one_round(candidate.row) else interval(ratio, decimals),
+        "" if one_round(candidate.row) else verdict(ratio),
+        order=ratio.value,
     )
 
 
-def _one_round(row: Row) -> bool:
+def one_round(row: Row) -> bool:
     """Resampling whole rounds of one yields that round: an interval of no width."""
     return row.latency is not None and len(row.latency.rounds_ns) == 1
 
@@ -144,7 +153,7 @@ def accuracy_cell(row: Row | None, metric: str | None, group: Sequence[Row]) -> 
     figure = accuracy_of(row, metric) if metric else None
     if row is None or figure is None:
         return missing(row, group)
-    return Cell(accuracy_text(figure), row.kind, configuration(row))
+    return Cell(accuracy_text(figure), row.kind, configuration(row), order=figure.value)
 
 
 def coverage_cell(coverage: Coverage | None, kind: Kind | None) -> Cell:
@@ -154,7 +163,8 @@ def coverage_cell(coverage: Coverage | None, kind: Kind | None) -> Cell:
     of, noun = coverage.weight_matmuls, "weight matmuls"
     if coverage.int8_matmuls > of:  # attention's own matmuls run in INT8 as well
         of, noun = coverage.matmuls, "matmuls"
-    return Cell(f"{100 * coverage.share:.1f} %", kind, f"{coverage.int8_matmuls} of {of} {noun}")
+    share, detail = coverage.share, f"{coverage.int8_matmuls} of {of} {noun}"
+    return Cell(f"{100 * share:.1f} %", kind, detail, order=share)
 
 
 def members(comparison: Comparison) -> list[RowFigures]:

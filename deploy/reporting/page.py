@@ -1,15 +1,19 @@
-"""One self-contained HTML page: sections are plain data, one template renders them all."""
+"""The report in its formats; as HTML, sections of plain data that one template renders."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deploy.profiling.results import Row
+from deploy.profiling.summary import Comparison, summarize
 from deploy.reporting.document import Section
+from deploy.reporting.downloads import downloads
+from deploy.reporting.markdown import MARK, markdown_report
+from deploy.reporting.published import json_report, report_document
 from trueint8 import __version__
 from trueint8.artifacts import write_atomically
 from trueint8.errors import DataError, MissingDependency
@@ -17,32 +21,51 @@ from trueint8.registry import Registry
 
 SECTIONS = Registry("section", "deploy.reporting.sections", "section")
 
+Format = Literal["html", "md", "json"]
+
+STARTS: dict[Format, str] = {
+    "html": "<!doctype html",
+    "md": MARK,
+    "json": '{\n  "schema": "trueint8/report/',
+}
+"""How a report begins, in lower case: what may be written over."""
+
 _TEMPLATE = "template.html.j2"
 _REQUIRED = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 
 
-def write_report(rows: Sequence[Row], path: Path, *, title: str | None = None) -> None:
-    """Write the rows of a results file as one HTML page that loads nothing else.
+def write_report(
+    rows: Sequence[Row], path: Path, *, title: str | None = None, format: Format = "html"
+) -> None:
+    """Write a report of the rows of a results file; as HTML one page that loads nothing else.
 
-    The same rows give the same page: it holds the rows' times and not the time
+    The same rows give the same file: it holds the rows' times and not the time
     it was written at.
 
     Args:
         rows: Rows of one or more sessions.
         path: The file to write, whole or not at all.
         title: Heading; the models' names unless given.
+        format: HTML, Markdown for a pull request, or JSON by :mod:`.published`.
 
     Raises:
         DataError: If there are no rows, or rows that ran side by side do not pair.
-        MissingDependency: If the extra ``report`` is not installed.
+        MissingDependency: If HTML is wanted and the extra ``report`` is not installed.
         StorageError: If the disk is full or not writable.
     """
     if not rows:
         raise DataError(
             "there are no rows to report", fix="pass a file that `deploy profile` wrote"
         )
-    _require_extra()
-    write_atomically(path, _rendered(rows, title))
+    title = _title(rows) if title is None else title
+    if format == "html":
+        _require_extra()
+    try:
+        write_atomically(path, _WRITERS[format](rows, title))
+    except ValueError as err:
+        raise DataError(
+            f"rows of one session cannot be compared: {err}", fix="run `deploy profile` again"
+        ) from err
 
 
 def _require_extra() -> None:
@@ -55,10 +78,15 @@ def _require_extra() -> None:
         )
 
 
-def _rendered(rows: Sequence[Row], title: str | None) -> str:
+def _json(rows: Sequence[Row], title: str) -> str:
+    return json_report(report_document(rows, title))
+
+
+def _html(rows: Sequence[Row], title: str) -> str:
     import jinja2
 
-    sections = _sections(rows)
+    comparisons = summarize(rows)
+    sections = _sections(rows, comparisons)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -69,21 +97,21 @@ def _rendered(rows: Sequence[Row], title: str | None) -> str:
     )
     environment.filters["script_json"] = _script_json
     return environment.get_template(_TEMPLATE).render(
-        title=title or _title(rows),
+        title=title,
         summary=_summary(rows),
         sections=sections,
+        downloads=downloads(rows, title, comparisons),
+        models=list(dict.fromkeys(row.model for row in rows)),
+        engines=list(dict.fromkeys(row.engine for row in rows)),
+        baselines=list(dict.fromkeys(label for c in comparisons for label in c.speed_ups)),
+        many=len(comparisons) > 1,
         drawing=_drawing_script() if any(section.charts for _, section in sections) else "",
         version=__version__,
     )
 
 
-def _sections(rows: Sequence[Row]) -> list[tuple[str, Section]]:
-    try:
-        made = [(name, SECTIONS.load(name)(rows)) for name in SECTIONS.names()]
-    except ValueError as err:
-        raise DataError(
-            f"rows of one session cannot be compared: {err}", fix="run `deploy profile` again"
-        ) from err
+def _sections(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[tuple[str, Section]]:
+    made = [(name, SECTIONS.load(name)(rows, comparisons)) for name in SECTIONS.names()]
     return sorted(made, key=lambda named: (named[1].order, named[0]))
 
 
@@ -123,3 +151,10 @@ def _drawing_script() -> Any:
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
     # inside a <script> element these would end it, or hide its end
     return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+_WRITERS: dict[Format, Callable[[Sequence[Row], str], str]] = {
+    "html": _html,
+    "md": markdown_report,
+    "json": _json,
+}

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.profiling.results import Row
+from deploy.profiling.summary import summarize
 from deploy.reporting import document
 from deploy.reporting.document import Cell, Column
 from deploy.reporting.figures import NOT_RUN
@@ -34,7 +35,7 @@ def terminal_table(rows: Sequence[Row], width: int | None = None) -> Group:
         rows: Rows of a results file.
         width: Columns of the terminal; None folds nothing.
     """
-    overview = section(rows).tables[0]
+    overview = section(rows, summarize(rows)).tables[0]
     columns = overview.columns[_NAMES:]
     lines = [[_text(cell) for cell in cells[_NAMES:]] for cells in overview.rows]
     titles = [Text(_title(column), style="bold") for column in columns]

@@ -24,6 +24,7 @@ from calib.stats import TensorStats
 from deploy.cli import group
 from deploy.commands import COMMANDS
 from deploy.engines import ENGINES
+from deploy.profiling.summary import summarize
 from deploy.reporting.page import SECTIONS
 from tests.contracts.outside import ROOT
 from trueint8.registry import Registry
@@ -150,16 +151,15 @@ def test_a_command_refuses_what_it_does_not_know(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SECTIONS.names())
-def test_a_section_is_a_function_of_rows(name: str) -> None:
-    (rows,) = inspect.signature(SECTIONS.load(name)).parameters
-    assert rows == "rows"
+def test_a_section_is_a_function_of_rows_and_their_comparisons(name: str) -> None:
+    assert list(inspect.signature(SECTIONS.load(name)).parameters) == ["rows", "comparisons"]
 
 
 def test_sections_stand_in_an_order_without_ties() -> None:
     from tests.reporting.synthetic import synthetic_rows
 
     rows = synthetic_rows()
-    made = [SECTIONS.load(name)(rows) for name in SECTIONS.names()]
+    made = [SECTIONS.load(name)(rows, summarize(rows)) for name in SECTIONS.names()]
     orders = [section.order for section in made if section is not None]
     assert len(set(orders)) == len(orders)
     assert all(dataclasses.is_dataclass(section) for section in made)

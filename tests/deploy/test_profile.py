@@ -86,7 +86,7 @@ def test_a_built_engine_has_coverage_and_no_figure_that_needs_running(
 
 
 def test_results_are_versioned_raw_and_readable(results: Path, lines: list[dict[str, Any]]) -> None:
-    assert {r["schema"] for r in lines} == {"trueint8/results/1"}
+    assert {r["schema"] for r in lines} == {"trueint8/results/2"}
     assert len({r["session"] for r in lines}) == 1
     assert [row.engine for row in read_results(results)] == [r["engine"] for r in lines]
     for row in lines:
@@ -95,6 +95,9 @@ def test_results_are_versioned_raw_and_readable(results: Path, lines: list[dict[
             assert len(rounds) == 3
             assert all(len(r) == len(rounds[0]) >= 3 and min(r) > 0 for r in rounds)
             assert len(row["latency"]["warmup_ns"]) >= 5
+            assert len(row["latency"]["blocks"]) == 3
+            assert all(0 <= b["others"] <= 1 for b in row["latency"]["blocks"])
+            assert 0 < row["pss_mib"] <= row["peak_memory_mib"]
             assert (row["latency"]["batch"], row["latency"]["sequence"]) == (8, SEQUENCE)
 
 
@@ -233,20 +236,6 @@ def test_the_float_model_is_its_own_reference_for_cosine(built: Built, evaluatio
     assert 0.98 < int8.accuracy[0].value < 1.0
 
 
-def test_existing_results_are_kept_without_force_and_calibration_data_is_told(
-    bundle: Bundle, arrays: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "r.jsonl"
-    out.write_text("precious")
-    line = ("profile", bundle.path, "--data", arrays, *SHORT, "--engine", "onnxruntime", "-o", out)
-    run_here(*line).refused(2, f"{out} exists", "--force")
-    assert out.read_text() == "precious"
-    ended = run_here(*line, "--force")
-    assert ended.code == 0, ended.err
-    assert "note: evaluated on the calibration data" in ended.out
-    assert ["calibration data" in row.note for row in read_results(out)] == [True] * 3
-
-
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
@@ -288,7 +277,7 @@ def test_no_bundle_and_a_tampered_one_are_refused_before_anything_runs(
     [
         (None, ("no results file",)),
         ("", ("holds no rows",)),
-        ("{}\n", ("line 1", "trueint8/results/1")),
+        ("{}\n", ("line 1", "trueint8/results/2")),
         ("not json\n", ("line 1",)),
     ],
 )
@@ -301,7 +290,7 @@ def test_a_report_of_no_results(tmp_path: Path, text: str | None, words: tuple[s
 
 def test_a_report_of_a_later_schema_is_refused(results: Path, tmp_path: Path) -> None:
     later = tmp_path / "results.jsonl"
-    later.write_text(results.read_text().replace("results/1", "results/2"))
+    later.write_text(results.read_text().replace("results/2", "results/3"))
     run_here("report", later, "-o", tmp_path / "r.html").refused(10, "line 1")
 
 

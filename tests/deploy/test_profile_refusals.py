@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,8 +17,9 @@ from calib.data import Samples
 from deploy import demonstration, hardware
 from deploy.bundle import Bundle
 from deploy.profiling import evaluation, workers
-from deploy.profiling.evaluation import EvaluationSet, evaluate, evaluation_set
+from deploy.profiling.evaluation import EvaluationSet, evaluation_set
 from deploy.profiling.measurement import ProfileRequest, measure
+from deploy.profiling.scoring import accuracy_figures, score
 from deploy.profiling.workers import WorkerProcess
 from tests.deploy.checkpoints import prose, write_arrays
 from tests.deploy.running import run_here
@@ -28,23 +29,9 @@ from trueint8.progress import Lines, Silence
 Built = Callable[[str], Bundle]
 
 
-class _Fixed:
-    """A session that answers with the same logits to everything."""
-
-    inputs: list[Any] = []
-
-    def __init__(self, logits: np.ndarray) -> None:
-        self._logits = logits
-
-    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        del arrays
-        return {"logits": self._logits}
-
-
 def _evaluate(logits: np.ndarray, labels: list[int]) -> float:
     data = EvaluationSet("labels", [{"x": np.zeros((2, 4))}], [np.array(labels)])
-    session: Any = _Fixed(logits)
-    (figure,) = evaluate(session, data, reference=Path("unused"), is_reference=True)
+    (figure,) = accuracy_figures(score(lambda batch: {"logits": logits}, data))
     return figure.value
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from deploy.profiling.evaluation import IGNORED, EvaluationSet, evaluate
-from deploy.profiling.scoring import Metric, Scores, drop, recovery, score, scores_from
+from deploy.profiling.evaluation import IGNORED, EvaluationSet
+from deploy.profiling.scoring import (
+    Metric,
+    Scores,
+    accuracy_figures,
+    bounded,
+    drop,
+    recovery,
+    score,
+    scores_from,
+)
 from trueint8.errors import DataError, RunError
 
 Arrays = Mapping[str, np.ndarray]
@@ -21,13 +28,6 @@ def logits_of(batch: Arrays) -> dict[str, np.ndarray]:
     """Return logits (B, T, classes) that depend on the ids alone."""
     table = np.random.default_rng(3).standard_normal((10, CLASSES)).astype(np.float32)
     return {"logits": table[batch["input_ids"]]}
-
-
-class Session:
-    inputs: list[Any] = []
-
-    def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        return logits_of(arrays)
 
 
 def tokens() -> EvaluationSet:
@@ -43,9 +43,16 @@ def tokens() -> EvaluationSet:
 def test_scores_per_sequence_add_up_to_the_metric() -> None:
     data = tokens()
     found = score(logits_of, data)
-    session: Any = Session()
-    perplexity, _ = evaluate(session, data, reference=Path("unused"), is_reference=True)
-    assert found.value == pytest.approx(perplexity.value, rel=1e-12)
+    losses = []
+    for batch, targets in zip(data.batches, data.targets, strict=True):
+        logits = logits_of(batch)["logits"].astype(np.float64)
+        for place in zip(*np.nonzero(targets != IGNORED), strict=True):
+            chosen = np.exp(logits[place]) / np.exp(logits[place]).sum()
+            losses.append(-np.log(chosen[targets[place]]))
+    perplexity, loss = accuracy_figures(found)
+    assert loss.value == pytest.approx(np.mean(losses), rel=1e-12)
+    assert perplexity.value == found.value == pytest.approx(np.exp(np.mean(losses)), rel=1e-12)
+    assert (loss.samples, loss.positions) == (5, len(losses))
     expected = [int((row != IGNORED).sum()) for t in data.targets for row in t]
     assert list(found.counts) == expected and found.counts[1] == 0 and found.sums[1] == 0.0
     assert scores_from({"metric": "perplexity", "sums": [1.0], "counts": [2]}).counts == (2,)
@@ -87,6 +94,18 @@ def test_the_interval_is_paired() -> None:
     candidate = Scores("perplexity", tuple(easy + draw.normal(0.01, 0.001, 64)), (1,) * 64)
     found = drop(reference, candidate)
     assert 0.9 < found.low < found.value < found.high < 1.1
+
+
+def test_scores_that_are_kept_are_bounded_and_mean_the_same() -> None:
+    draw = np.random.default_rng(2)
+    counts = tuple(int(c) for c in draw.integers(1, 9, 5001))
+    many = Scores("perplexity", tuple(draw.random(5001) * counts), counts)
+    kept = bounded(many)
+    assert len(kept.counts) == len(kept.sums) == 1667  # of 3 each
+    assert sum(kept.counts) == sum(counts)
+    assert kept.value == pytest.approx(many.value, rel=1e-12)
+    few = Scores("accuracy", (1.0, 0.0), (1, 1))
+    assert bounded(few) == few
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

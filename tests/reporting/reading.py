@@ -49,8 +49,10 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
         self.page.attributes += [(tag, name, value) for name, value in found.items()]
-        if tag not in ("meta", "link", "br"):
+        if tag not in ("meta", "link", "br", "input"):
             self._stack.append(tag)
+        if "template" in self._stack:
+            return
         if tag == "caption":
             self._caption = ""
         elif tag == "tr" and "tbody" in self._stack:
@@ -66,6 +68,8 @@ class _Reader(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self._stack.pop() == tag, f"</{tag}> closes nothing"
+        if "template" in self._stack:
+            return
         if tag == "caption":
             self.page.tables[self._caption] = []
         elif tag == "td":
@@ -74,6 +78,8 @@ class _Reader(HTMLParser):
             self._sink = None
 
     def handle_data(self, data: str) -> None:
+        if "template" in self._stack:  # inert until the script takes it
+            return
         if self._sink is not None:
             self._sink[-1] += data
             return

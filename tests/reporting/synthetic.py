@@ -6,7 +6,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.profiling.results import Accuracy, Coverage, Latency, Row
+from deploy.profiling.results import (
+    Accuracy,
+    Block,
+    Coverage,
+    Latency,
+    Overlap,
+    Parity,
+    Row,
+    SequenceScores,
+)
 from trueint8.kinds import Kind
 
 Metric = Literal["loss", "perplexity", "accuracy", "cosine"]
@@ -39,6 +48,7 @@ def synthetic_latency(median_ms: float, seed: int, *, rounds: int = ROUNDS) -> L
         threads=4,
         warmup_ns=[int(3e6 * median_ms)] * 5,
         rounds_ns=times.tolist(),
+        blocks=[Block(others=0.01, stolen=0.0, load_average_1m=0.5)] * rounds,
     )
 
 
@@ -67,6 +77,22 @@ def synthetic_row(**changes: Any) -> Row:
 def accuracy(metric: Metric, value: float) -> Accuracy:
     """Return one accuracy figure over an invented number of sequences."""
     return Accuracy(metric=metric, value=value, samples=64, positions=8128)
+
+
+def scores(figures: list[Accuracy], seed: int = 0) -> SequenceScores | None:
+    """Return invented scores of 64 sequences whose metric is that of the first figure.
+
+    Sequences differ far more from each other than configurations do.
+    """
+    if not figures or figures[0].metric == "loss":
+        return None
+    metric, value = figures[0].metric, figures[0].value
+    mean = float(np.log(value)) if metric == "perplexity" else value
+    common = np.random.default_rng(77).normal(0, 0.1, 64)
+    own = np.random.default_rng(seed).normal(0, 0.002, 64)
+    spread = common + own
+    sums = 127 * (mean + spread - spread.mean())
+    return SequenceScores(metric=metric, sums=sums.tolist(), counts=[127] * 64)
 
 
 def coverage() -> Coverage:
@@ -100,6 +126,10 @@ def synthetic_group(
                 kind=Kind.SIMULATED if name == "qdq" else Kind.MEASURED,
                 latency=synthetic_latency(median_ms, seed + offset),
                 accuracy=figures.get(name, []),
+                scores=scores(figures.get(name, []), seed + offset),
+                parity=Parity(graph=2e-6, tolerance=1e-4, engine=4e-6 if name == "fp32" else None),
+                overlap=Overlap(shared=0, compared=512),
+                floats=[f"float-{one}" for one in times_ms if one not in ("qdq", "int8")],
                 coverage=coverage() if name == "int8" else None,
                 peak_memory_mib=210.5 + offset,
                 size_mib=12.25 if name == "int8" else 48.5,

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from deploy.profiling.results import Row
+from deploy.profiling.summary import summarize
 from deploy.reporting.sections.overview import section
 from deploy.reporting.table import print_overview, terminal_table
 from tests.reporting.synthetic import synthetic_row
@@ -19,7 +20,7 @@ def test_a_pipe_gets_every_cell_whole_and_no_colours(rows: list[Row]) -> None:
     text = stream.getvalue()
     assert "\x1b" not in text
     assert "…" not in text
-    for cells in section(rows).tables[0].rows:
+    for cells in section(rows, summarize(rows)).tables[0].rows:
         for cell in cells:
             assert cell.text in text
             assert cell.detail.replace(" – ", "–") in text
@@ -35,9 +36,11 @@ def test_a_narrow_terminal_folds_between_words(rows: list[Row], width: int) -> N
     assert max(map(len, lines)) <= width
     words = set(" ".join(lines).split())
     assert {"MEASURED", "SIMULATED", "BUILT", "evidence", "difference", "slower"} <= words
-    assert {cell.text for cells in section(rows).tables[0].rows for cell in cells[-2:-1]} - {
-        "not run here"
-    } <= words
+    assert {
+        cell.text
+        for cells in section(rows, summarize(rows)).tables[0].rows
+        for cell in cells[-2:-1]
+    } - {"not run here"} <= words
 
 
 def test_names_are_neither_markup_nor_terminal_commands() -> None:

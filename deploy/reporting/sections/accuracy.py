@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from deploy.profiling.results import Row
-from deploy.profiling.summary import Comparison, headline_accuracy, summarize
+from deploy.profiling.summary import Comparison, headline_accuracy
 from deploy.reporting.charts import Mark, dot_chart
 from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
 from deploy.reporting.figures import (
@@ -37,10 +37,8 @@ _SMALLEST_SPAN = 0.02
 """Of the value: a narrower axis would blow up differences nobody needs to see."""
 
 
-def section(rows: Sequence[Row]) -> Section:
+def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return charts of the first metric, and the table of all."""
-    # grouping only: without latencies there is nothing to resample
-    comparisons = summarize([row.model_copy(update={"latency": None}) for row in rows])
     lines = tuple(line for row in rows for line in _lines(row))
     return Section(
         title="Accuracy",
@@ -98,7 +96,7 @@ def _chart(
         reference=float_figure.value if float_figure else None,
         description=description,
     )
-    return Chart(title, description, spec)
+    return Chart(title, description, spec, comparison.model, comparison.engine)
 
 
 def _finite(row: Row, metric: str) -> bool:
@@ -121,8 +119,8 @@ def _lines(row: Row) -> Iterator[tuple[Cell, ...]]:
         yield (
             *names,
             Cell(figure.metric, detail=direction(figure.metric)),
-            Cell(accuracy_text(figure), row.kind),
-            Cell(str(figure.samples)),
-            Cell(str(figure.positions)),
+            Cell(accuracy_text(figure), row.kind, order=figure.value),
+            Cell(str(figure.samples), order=figure.samples),
+            Cell(str(figure.positions), order=figure.positions),
             Cell(row.data),
         )

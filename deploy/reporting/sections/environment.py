@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from deploy.profiling.results import Row
 from deploy.profiling.statistics import CONFIDENCE, RESAMPLES
+from deploy.profiling.summary import Comparison
 from deploy.reporting.document import Cell, Column, Section, Table
 from deploy.reporting.figures import KIND_MEANINGS, NO_EVIDENCE
 
@@ -24,12 +26,15 @@ _DEFINITIONS = {
     "Interval": f"{100 * CONFIDENCE:.0f} % bootstrap interval of a percentile, or of a ratio of "
     f"medians: whole rounds are drawn anew {RESAMPLES} times, the same on both sides of a ratio.",
     "faster, slower": "the whole interval of the speed-up lies above, or below, 1.",
+    "Change of accuracy": "INT8 against FP32 on the same sequences; its interval draws sequences "
+    "anew 1000 times, the same on both sides.",
     NO_EVIDENCE: "the interval of the speed-up includes 1.",
 }
 
 
-def section(rows: Sequence[Row]) -> Section:
+def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return definitions, bundles, and one table of settings per session."""
+    del comparisons
     sessions: dict[str, list[Row]] = {}
     for row in rows:
         sessions.setdefault(row.session, []).append(row)
@@ -66,9 +71,28 @@ def _session(name: str, rows: Sequence[Row]) -> Table:
     threads = sorted({row.latency.threads for row in rows if row.latency})
     lines = [("time (UTC)", when), ("rows", str(len(rows)))]
     lines.append(("threads per inference", ", ".join(map(str, threads)) or "not recorded"))
+    lines += _conditions(rows)
     lines += _flattened(rows[0].environment)
     cells = tuple((Cell(setting), Cell(value)) for setting, value in lines)
     return Table(f"Session {name}", (Column("Setting"), Column("Value")), cells)
+
+
+def _conditions(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Yield what the machine did beside the runs, over all rounds of all rows."""
+    blocks = [block for row in rows if row.latency for block in row.latency.blocks]
+    if not blocks:
+        return
+    for words, shares in (
+        ("other processes", [block.others for block in blocks]),
+        ("hypervisor", [block.stolen for block in blocks]),
+    ):
+        mean, most = 100 * fmean(shares), 100 * max(shares)
+        yield f"processors taken by {words}", f"{mean:.1f} % on average, {most:.0f} % at most"
+    clocks = [block.frequency_mhz for block in blocks if block.frequency_mhz]
+    if clocks:
+        yield "processor clock after each round", f"{min(clocks):.0f} to {max(clocks):.0f} MHz"
+    governors = dict.fromkeys(block.governor for block in blocks if block.governor)
+    yield "governor in each round", ", ".join(governors) or "not readable"
 
 
 def _flattened(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from deploy.profiling.results import Row
 from deploy.profiling.statistics import Estimate, runs_needed
-from deploy.profiling.summary import PERCENTILES, Comparison, RowFigures, summarize
+from deploy.profiling.summary import PERCENTILES, Comparison, RowFigures
 from deploy.reporting.charts import Mark, bar_chart
 from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
 from deploy.reporting.figures import (
@@ -31,6 +31,7 @@ COLUMNS = (
     *(Column(f"p{q}", "Latency, ms", numeric=True) for q in PERCENTILES),
     Column("sequences/s", "Throughput", numeric=True),
     Column("peak memory", "MiB", numeric=True),
+    Column("proportional", "MiB", numeric=True),
     Column("on disk", "MiB", numeric=True),
     Column("batch × tokens", "Input", numeric=True),
     Column("Threads", numeric=True),
@@ -38,13 +39,10 @@ COLUMNS = (
 )
 
 
-def section(rows: Sequence[Row]) -> Section:
+def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return charts of p50 with intervals, and the table of all percentiles."""
-    comparisons = summarize(rows)
-    figures = [figures for comparison in comparisons for figures in members(comparison)]
-    shown = {id(found.row) for found in figures}
-    left = (summarize([row]) for row in rows if id(row) not in shown)
-    figures += [found for alone in left for comparison in alone for found in members(comparison)]
+    del rows
+    figures = [figures for comparison in comparisons for figures in comparison.rows]
     return Section(
         title="Latency",
         order=20,
@@ -80,7 +78,7 @@ def _chart(comparison: Comparison, upper: float) -> Chart:
     )
     description = f"Bar chart of median latency, {title}: {said}."
     spec = bar_chart(marks, axis_title="p50, ms", upper=upper, description=description)
-    return Chart(title, description, spec)
+    return Chart(title, description, spec, comparison.model, comparison.engine)
 
 
 def _mark(figures: RowFigures, label: str) -> Mark:
@@ -102,7 +100,8 @@ def _mark(figures: RowFigures, label: str) -> Mark:
 def _line(figures: RowFigures) -> tuple[Cell, ...]:
     row = figures.row
     names = (Cell(row.model, detail=row.bundle), Cell(row.engine), Cell(configuration(row)))
-    sizes = (_size(row.peak_memory_mib, row.kind), _size(row.size_mib))
+    memory = (row.peak_memory_mib, row.pss_mib)
+    sizes = (*(_size(mib, row.kind) for mib in memory), _size(row.size_mib))
     latency = row.latency
     if latency is None:
         gap = missing(row, [row])
@@ -113,11 +112,11 @@ def _line(figures: RowFigures) -> tuple[Cell, ...]:
         *names,
         latency_cell(figures, [row], unit=""),
         *(_percentile(q, figures.percentiles_ms[q], row.kind) for q in PERCENTILES),
-        Cell(rounded(figures.throughput_per_s or 0.0, 1), row.kind),
+        _quantity(figures.throughput_per_s or 0.0, row.kind),
         *sizes,
         Cell(f"{latency.batch} × {latency.sequence}"),
-        Cell(str(latency.threads)),
-        Cell(str(samples), detail=f"in {len(latency.rounds_ns)} rounds"),
+        Cell(str(latency.threads), order=latency.threads),
+        Cell(str(samples), detail=f"in {len(latency.rounds_ns)} rounds", order=samples),
     )
 
 
@@ -125,18 +124,24 @@ def _percentile(percent: int, found: Estimate | None, kind: Kind) -> Cell:
     if found is None:
         return Cell(f"takes {runs_needed(percent)} samples", muted=True)
     decimals = ms_decimals(found.value)
-    return Cell(rounded(found.value, decimals), kind, detail=interval(found, decimals))
+    detail = interval(found, decimals)
+    return Cell(rounded(found.value, decimals), kind, detail=detail, order=found.value)
 
 
 def _size(mib: float | None, kind: Kind | None = None) -> Cell:
-    return Cell("") if mib is None else Cell(rounded(mib, 1), kind)
+    return Cell("") if mib is None else _quantity(mib, kind)
+
+
+def _quantity(value: float, kind: Kind | None) -> Cell:
+    return Cell(rounded(value, 1), kind, order=value)
 
 
 def _notes(figures: Sequence[RowFigures]) -> tuple[Note, ...]:
     notes = [
         Note(
             "Throughput is batch ÷ p50. Peak memory is the largest resident set of the row's own "
-            "process. On disk: the files the engine loads."
+            "process; proportional counts pages that processes share in part. On disk: the files "
+            "the engine loads."
         ),
     ]
     for row in (f.row for f in figures):

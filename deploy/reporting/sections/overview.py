@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from deploy.profiling.results import Row
-from deploy.profiling.summary import Comparison, summarize
+from deploy.profiling.summary import Comparison, RowFigures
 from deploy.reporting.document import Cell, Column, Note, Section, Table
 from deploy.reporting.figures import (
     KIND_MEANINGS,
@@ -37,9 +38,8 @@ COLUMNS = (
 )
 
 
-def section(rows: Sequence[Row]) -> Section:
+def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return the overview: float, simulated and measured side by side."""
-    comparisons = summarize(rows)
     times = Counter((c.model, c.engine) for c in comparisons)
     lines = tuple(_line(c, name_session=times[c.model, c.engine] > 1) for c in comparisons)
     return Section(
@@ -69,9 +69,24 @@ def _line(comparison: Comparison, *, name_session: bool) -> tuple[Cell, ...]:
         latency_cell(floating, rows, named=True),
         latency_cell(int8, rows),
         speed_up_cell(comparison.simulated_speed_up, single, simulated, rows),
-        speed_up_cell(comparison.measured_speed_up, floating, int8, rows),
+        replace(
+            speed_up_cell(comparison.measured_speed_up, floating, int8, rows),
+            alternatives=tuple(_other_baselines(comparison, int8, rows)),
+        ),
         coverage_cell(comparison.coverage, comparison.coverage_kind),
     )
+
+
+def _other_baselines(
+    comparison: Comparison, int8: RowFigures | None, rows: Sequence[Row]
+) -> Iterator[tuple[str, Cell]]:
+    """Yield the speed-up against each float configuration, by its name."""
+    for figures in comparison.floats:
+        ratio = comparison.speed_ups.get(figures.row.label)
+        if ratio is not None:
+            cell = speed_up_cell(ratio, figures, int8, rows)
+            detail = f"{cell.detail} against {figures.row.label}"
+            yield figures.row.label, replace(cell, detail=detail)
 
 
 def _provenance(rows: Sequence[Row], *, name_session: bool) -> str:
