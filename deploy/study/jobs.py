@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ MACHINE_LOCK = Path("/tmp/trueint8-study.lock")
 """Not where TMPDIR says, which may differ between the users of one machine."""
 
 _POLL_S = 0.2
-_GRACE_S = 10.0
+
+GRACE_S = 10.0
+"""Between SIGTERM and SIGKILL."""
+
 _HOME = Path(__file__).resolve().parents[2]
 _WORK = "from deploy.study.work import main; main()"
 
@@ -90,7 +94,12 @@ class Processes:
             process = self._start(job, lock)
             if process is None:
                 return
-            code = process.wait()
+            assert process.stdin is not None
+            while (code := process.poll()) is None:
+                # not process.wait(), in which Ray's way to cancel would not be noticed
+                time.sleep(_POLL_S)
+            process.stdin.close()
+            _end_group(process)  # what it started, if it was killed itself
             with self._guard:
                 self._running.discard(process)
             if not self._stopped.is_set() and read_status(job.folder) is None:
@@ -105,9 +114,8 @@ class Processes:
             process.terminate()
         for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(GRACE_S)
+            _end_group(process)
 
     def _start(self, job: Job, lock: int) -> subprocess.Popen[bytes] | None:
         """Start a job's process, unless all are to end.
@@ -135,6 +143,11 @@ class Processes:
 def _search_path() -> list[str]:
     """Return where this process finds modules, less the folder it was started in."""
     return [path for path in sys.path if path]
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _died(job: Job, code: int) -> Failure:

@@ -22,7 +22,8 @@ from deploy.study.running import Ended
 from deploy.study.state import RESULTS, StudyFolder, is_done
 
 HEADS = (
-    "cell", "status", "INT8 p50", "fastest float ÷ INT8", "accuracy float → INT8", "INT8 MACs", "kind",
+    "cell", "status", "INT8 p50", "fastest float ÷ INT8", "accuracy float → INT8", "INT8 MACs",
+    "kind",
 )  # fmt: skip
 _BLANK = ("",) * 5
 
@@ -97,7 +98,7 @@ def rows_of(ended: Ended, folder: StudyFolder) -> list[Row]:
 
 def _figures(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     metric = headline_metric(rows)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for found in summarize(rows):
         group = [f.row for f in (*found.floats, found.simulated, found.int8) if f is not None]
         accuracies = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from deploy.study.jobs import Job, Processes
+from deploy.study.jobs import GRACE_S, Job, Processes
 from trueint8.errors import ConfigError, MissingDependency
 
 
@@ -60,11 +60,21 @@ class RayBackend:
 
     def close(self) -> None:
         """Cancel what is queued or runs; leave a cluster that was connected to before as it was."""
-        for reference in self._references:
+        for reference in self._unfinished(0):
+            self._ray.cancel(reference)
+        for reference in self._unfinished(2 * GRACE_S):
             self._ray.cancel(reference, force=True)
         self._references.clear()
         if self._connected:
             self._ray.shutdown()
+
+    def _unfinished(self, timeout_s: float) -> list[Any]:
+        """Return the references of jobs that are not done after a time."""
+        if not self._references:
+            return []
+        count = len(self._references)
+        _, left = self._ray.wait(self._references, num_returns=count, timeout=timeout_s)
+        return list(left)
 
 
 def timed_demand(nodes: list[dict[str, Any]]) -> tuple[int, int]:
@@ -93,8 +103,12 @@ def timed_demand(nodes: list[dict[str, Any]]) -> tuple[int, int]:
 
 
 def run_on_node(job: Job) -> None:
-    """Run a job on the node this is called on."""
-    Processes().run(job)
+    """Run a job on the node this is called on, and end it if this call is cancelled."""
+    processes = Processes()
+    try:
+        processes.run(job)
+    finally:
+        processes.stop()
 
 
 def _library() -> Any:

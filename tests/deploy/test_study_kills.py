@@ -1,0 +1,107 @@
+"""What a study leaves when it is killed or interrupted, and how it goes on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.profiling.results import read_results
+from tests.deploy.running import STAGING, run_process, start
+from tests.deploy.studying import overlaps, spans, statuses, write_study
+
+LONGEST_S = 120.0
+
+
+@pytest.fixture
+def study(tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path) -> Path:
+    """Two cells on one bundle."""
+    profile = {"rounds": 3, "round-ms": 1, "samples": [4, 5]}
+    return write_study(tmp_path, float_onnx, arrays, held_out, profile=profile)
+
+
+def until(happened: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for something, while a process goes on."""
+    end = time.monotonic() + LONGEST_S
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        assert process is None or process.poll() is None, "the study ended before"
+        time.sleep(0.02)
+
+
+def jobs_of(out: Path) -> list[psutil.Process]:
+    """Return the processes that work for a study."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if any(part.startswith(f"{out}/") for part in line):
+            found.append(process)
+    return found
+
+
+def half_written(out: Path) -> list[Path]:
+    return [p for p in out.rglob("*") if STAGING in p.name or p.name.startswith(".status")]
+
+
+def test_a_killed_study_goes_on_where_it_stopped(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("study", study, "-o", out)
+
+    def second_runs() -> bool:
+        logs = list(out.glob("cells/*/log.txt"))
+        return len(logs) == 2 and all(b"load" in log.read_bytes() for log in logs)
+
+    until(lambda: len(statuses(out)) == 2 and second_runs(), process)
+    before = statuses(out)
+    process.kill()
+    process.communicate()
+    assert sorted(name.partition("/")[0] for name in before) == ["builds", "cells"]
+    until(lambda: not jobs_of(out))
+    assert statuses(out) == before, "what the kill met is as if never begun"
+
+    ended = run_process("study", study, "-o", out)
+    assert ended.code == 0, ended.err
+    assert "1 of 2 cells ended before, and are kept" in ended.err
+    after = statuses(out)
+    assert len(after) == 3
+    assert {name: after[name] for name in before} == before
+    assert not overlaps(spans(out))
+    rows = read_results(out / "results.jsonl")
+    assert len({row.session for row in rows}) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_study_ends_its_jobs_and_leaves_nothing(
+    study: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    process = start("study", study, "-o", out)
+    until(lambda: any(out.glob(f"builds/*/.*{STAGING}*")), process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], err
+    assert "Traceback" not in err
+    assert not jobs_of(out)
+    assert not half_written(out)
+    assert not statuses(out)
+
+
+def test_a_job_that_is_killed_fails_and_others_go_on(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("study", study, "-o", out, "--json")
+
+    def profiling() -> list[psutil.Process]:
+        return [p for p in jobs_of(out) if "profile" in p.info["cmdline"]]
+
+    until(profiling, process)
+    profiling()[0].kill()
+    ended, err = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 1, err
+    assert ended.count('"status": "failed"') == 1
+    assert ended.count('"status": "done"') == 1
+    assert "the process died (out of memory, or killed)" in ended

@@ -1,0 +1,226 @@
+"""The Ray backend: what it asks of a cluster, on a stand-in for it and on a real one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from deploy.study.backends.ray import RayBackend, timed_demand
+from deploy.study.jobs import Job
+from tests.deploy.running import run_here
+from tests.deploy.studying import overlaps, spans, statuses, write_study
+from trueint8.errors import ConfigError
+
+CPU = {"Alive": True, "Resources": {"CPU": 8.0, "memory": 1e9}}
+GPUS = {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 4.0}}
+SMALL = {"Alive": True, "Resources": {"CPU": 12.0, "GPU": 1.0}}
+DEAD = {"Alive": False, "Resources": {"CPU": 1.0, "GPU": 1.0}}
+HEAD = {"Alive": True, "Resources": {"memory": 1e9}}
+
+
+class Reference:
+    """What a call returns at once."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    def future(self) -> Future[Any]:
+        return self._future
+
+
+class FakeRay(ModuleType):
+    """As much of ``ray`` as the backend uses; tasks run in threads, on pickled arguments."""
+
+    def __init__(self, nodes: list[dict[str, Any]], *, running: bool = True) -> None:
+        super().__init__("ray")
+        self._nodes, self._running = nodes, running
+        self._pool = ThreadPoolExecutor(1)
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.calls: list[str] = []
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, *, address: str, log_to_driver: bool) -> None:
+        assert address == "auto" and not log_to_driver
+        if not self._running:
+            raise ConnectionError("could not find a cluster")
+        self.calls.append("init")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self._nodes
+
+    def remote(self, function: Callable[..., Any]) -> Any:
+        fake = self
+
+        class Task:
+            def options(self, **demand: Any) -> Task:
+                self.demand = demand
+                return self
+
+            def remote(self, job: Job) -> Reference:
+                fake.asked.append((job.step, self.demand))
+                task, given = pickle.loads(pickle.dumps((function, job)))
+                return Reference(fake._pool.submit(task, given))
+
+        return Task()
+
+    def wait(
+        self, references: list[Reference], *, num_returns: int, timeout: float
+    ) -> tuple[list[Reference], list[Reference]]:
+        assert references and num_returns == len(references)
+        futures.wait([r.future() for r in references], timeout)
+        done = [r for r in references if r.future().done()]
+        return done, [r for r in references if r not in done]
+
+    def cancel(self, reference: Reference, *, force: bool = False) -> None:
+        reference.future().cancel()
+        self.calls.append("force" if force else "cancel")
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeRay]:
+    def get(*nodes: dict[str, Any], running: bool = True) -> FakeRay:
+        made = FakeRay(list(nodes), running=running)
+        monkeypatch.setitem(sys.modules, "ray", made)
+        return made
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("nodes", "demand"),
+    [
+        ([CPU], (8, 0)),
+        ([CPU, HEAD], (8, 0)),
+        ([CPU, GPUS], (16, 1)),
+        ([CPU, GPUS, SMALL], (12, 1)),
+        ([CPU, DEAD], (8, 0)),
+    ],
+)
+def test_a_timed_job_has_a_node_to_itself(
+    nodes: list[dict[str, Any]], demand: tuple[int, int]
+) -> None:
+    assert timed_demand(nodes) == demand
+
+
+@pytest.mark.parametrize("nodes", [[], [HEAD], [DEAD], [CPU, {**HEAD, "Resources": {"GPU": 1.0}}]])
+def test_a_cluster_without_a_fitting_node_is_refused_first(
+    fake: Callable[..., FakeRay], nodes: list[dict[str, Any]]
+) -> None:
+    ray = fake(*nodes)
+    with pytest.raises(ConfigError, match=r"none of the cluster's \d nodes"):
+        RayBackend(None)
+    assert ray.calls == ["init", "shutdown"] and not ray.asked
+
+
+def test_no_cluster(fake: Callable[..., FakeRay]) -> None:
+    fake(running=False)
+    with pytest.raises(ConfigError, match="no Ray cluster answers") as caught:
+        RayBackend(None)
+    assert "ray start --head" in caught.value.fix
+
+
+def test_a_study_on_a_stand_in_for_a_cluster(
+    fake: Callable[..., FakeRay], tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path
+) -> None:
+    study = write_study(
+        tmp_path, float_onnx, arrays, held_out, axes={"calib": ["mse"]}, include=[{"percentile": 0}]
+    )
+    ray = fake(CPU, GPUS)
+    ended = run_here("study", study, "-o", tmp_path / "out", "--cluster", "ray", "--json")
+    assert ended.code == 1, ended.err
+    assert [cell["status"] for cell in ended.json["cells"]] == ["done", "failed"]
+    gpu = {"num_gpus": 1, "max_retries": 0}
+    assert [a for a in ray.asked if a[0] == "build"] == [("build", {"num_cpus": 1, **gpu})] * 2
+    assert [a for a in ray.asked if a[0] == "profile"] == [("profile", {"num_cpus": 16, **gpu})]
+    assert ray.calls == ["init", "shutdown"]
+
+
+def test_a_folder_that_nodes_do_not_share(
+    fake: Callable[..., FakeRay],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    float_onnx: Path,
+    arrays: Path,
+    held_out: Path,
+) -> None:
+    study = write_study(tmp_path, float_onnx, arrays, held_out)
+    fake(CPU)
+
+    def elsewhere(job: Job) -> None:
+        (tmp_path / "not there" / job.folder.name).read_bytes()
+
+    monkeypatch.setattr("deploy.study.backends.ray.run_on_node", elsewhere)
+    monkeypatch.setattr(pickle, "dumps", lambda pair: pair)
+    monkeypatch.setattr(pickle, "loads", lambda pair: pair)
+    ended = run_here("study", study, "-o", tmp_path / "out", "--cluster", "ray")
+    assert ended.code == 1
+    assert "the job could not be run: FileNotFoundError" in ended.out
+    assert "every machine in use needs trueint8, the data" in ended.out
+
+
+REAL = """
+import sys
+import ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+sys.argv = ["deploy", "study", *sys.argv[1:], "--cluster", "ray", "--json"]
+from deploy.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="the package ray is not installed"
+)
+def test_a_study_on_real_ray(
+    tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path
+) -> None:
+    study = write_study(
+        tmp_path, float_onnx, arrays, held_out, axes={"calib": ["minmax", "mse"]},
+        include=[{"percentile": 0}],
+    )  # fmt: skip
+    line = [sys.executable, "-c", REAL, str(study), "-o", str(tmp_path / "out")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 1, done.stderr
+    cells = json.loads(done.stdout[done.stdout.index("{\n") :])["cells"]
+    assert [cell["status"] for cell in cells] == ["done", "done", "failed"]
+    assert not overlaps(spans(tmp_path / "out"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="the package ray is not installed"
+)
+def test_ctrl_c_ends_jobs_on_real_ray(
+    tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path
+) -> None:
+    study = write_study(tmp_path, float_onnx, arrays, held_out)
+    out = tmp_path / "out"
+    line = [sys.executable, "-c", REAL, str(study), "-o", str(out)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 200
+    while not any(out.glob("builds/*/.*.staging-*")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert not any(out.glob("builds/*/.*.staging-*"))
+    assert not statuses(out)
