@@ -110,7 +110,11 @@ def run(options: StudyOptions) -> None:
     elif options.dry_run:
         click.echo("\n".join(telling.plan_lines(ended)))
         return
-    elif not options.quiet:
+    elif options.quiet:
+        for each in ended:
+            for line in telling.notes_on(each, folder):
+                click.echo(line, err=True)
+    else:
         click.echo(telling.table(ended, folder))
         results = folder.path / RESULTS
         done = len(ended) - failed

@@ -16,6 +16,7 @@ from deploy.study.state import (
     Status,
     Step,
     StudyFolder,
+    is_done,
     now,
     read_status,
     status_from,
@@ -38,7 +39,7 @@ Tell = Callable[[Ended], str]
 
 def ended_cells(cells: Sequence[Cell], folder: StudyFolder) -> list[Ended]:
     """Return how far every cell is."""
-    return [Ended(cell, read_status(folder.cell(cell))) for cell in cells]
+    return [Ended(cell, folder.status_of(cell)) for cell in cells]
 
 
 def run_study(
@@ -73,7 +74,7 @@ def run_study(
         run = _Run(folder, backend, home, retry_failed)
         with progress.step("study", total=len(cells)) as advance:
             shown = _Shown(progress, advance, tell, len(cells))
-            todo = [cell for cell in cells if run.is_open(folder.cell(cell))]
+            todo = [cell for cell in cells if run.is_open(cell)]
             shown.skip(len(cells) - len(todo))
             ended = run.begin(todo)
             while ended or run.pending:
@@ -129,9 +130,9 @@ class _Run:
         self._waiting: dict[str, list[Cell]] = {}
         self.pending: dict[Future[None], Build | Cell] = {}
 
-    def is_open(self, path: Path) -> bool:
-        """Tell whether what a folder is for is still to be done."""
-        status = read_status(path)
+    def is_open(self, thing: Build | Cell) -> bool:
+        """Tell whether something is still to be done."""
+        status = self._folder.status_of(thing)
         return status is None or (self._retry and status.failure is not None)
 
     def begin(self, cells: Sequence[Cell]) -> list[Ended]:
@@ -141,7 +142,7 @@ class _Run:
             self._waiting.setdefault(cell.build.id, []).append(cell)
         settled = []
         for build in builds.values():
-            if self.is_open(self._folder.build(build)) or self._folder.lost_bundle(build):
+            if self.is_open(build):
                 self._submit(build, "build", self._folder.prepare_build(build))
             else:
                 settled.append(build)
@@ -154,7 +155,7 @@ class _Run:
         for future in finished:
             owner = self.pending.pop(future)
             step: Step = "build" if isinstance(owner, Build) else "profile"
-            path = self._path(owner)
+            path = self._folder.of(owner)
             error = future.exception()
             if error is not None and read_status(path) is None:
                 write_status(path, status_from(now(), _not_run(step, error, path)))
@@ -166,11 +167,11 @@ class _Run:
 
     def _go_on(self, build: Build) -> list[Ended]:
         """Submit the cells that waited for a build, or end them with its failure."""
-        status = read_status(self._folder.build(build))
+        status = self._folder.status_of(build)
         ended = []
         for cell in self._waiting.pop(build.id):
             path = self._folder.prepare_cell(cell)
-            if status is not None and status.failure is None:
+            if is_done(status):
                 self._submit(cell, "profile", path)
             else:
                 write_status(path, status_from(now(), status.failure if status else None))
@@ -179,9 +180,6 @@ class _Run:
 
     def _submit(self, owner: Build | Cell, step: Step, path: Path) -> None:
         self.pending[self._backend.submit(Job(step, path, self._home))] = owner
-
-    def _path(self, owner: Build | Cell) -> Path:
-        return self._folder.build(owner) if isinstance(owner, Build) else self._folder.cell(owner)
 
 
 def _not_run(step: Step, error: BaseException, path: Path) -> Failure:

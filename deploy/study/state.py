@@ -129,13 +129,14 @@ class StudyFolder:
                 ) from err
             handle = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as err:
+                raise ConfigError(
+                    f"another study is running in {self.path}",
+                    fix="wait for it, or write elsewhere with -o",
+                ) from err
             yield
-        except BlockingIOError as err:
-            raise ConfigError(
-                f"another study is running in {self.path}",
-                fix="wait for it, or write elsewhere with -o",
-            ) from err
         finally:
             os.close(handle)
 
@@ -151,18 +152,16 @@ class StudyFolder:
                 f"{self.path} holds something that is no study", fix="pass another -o"
             )
 
-    def build(self, build: Build) -> Path:
-        """Return a build's folder."""
-        return self.path / "builds" / build.id
+    def of(self, thing: Build | Cell) -> Path:
+        """Return the folder of a build or a cell."""
+        return self.path / ("builds" if isinstance(thing, Build) else "cells") / thing.id
 
-    def cell(self, cell: Cell) -> Path:
-        """Return a cell's folder."""
-        return self.path / "cells" / cell.id
-
-    def lost_bundle(self, build: Build) -> bool:
-        """Tell whether a build ended well and its bundle was removed since, to save space."""
-        folder = self.build(build)
-        return is_done(read_status(folder)) and not any(folder.glob(f"*/{MANIFEST}"))
+    def status_of(self, thing: Build | Cell) -> Status | None:
+        """Return how it ended; None if it did not, or if what it made is gone."""
+        folder = self.of(thing)
+        status = read_status(folder)
+        made = f"*/{MANIFEST}" if isinstance(thing, Build) else RESULTS
+        return None if is_done(status) and not any(folder.glob(made)) else status
 
     def describe(self, cells: Sequence[Cell]) -> None:
         """Write what the study consists of, over what a former one said."""
@@ -172,7 +171,7 @@ class StudyFolder:
     def prepare_build(self, build: Build) -> Path:
         """Return a build's folder, with what is to be built and without a status."""
         plain = {"id": build.id, "name": build.name, "options": build.options}
-        return self._prepared(self.build(build), BUILD, plain)
+        return self._prepared(self.of(build), BUILD, plain)
 
     def prepare_cell(self, cell: Cell) -> Path:
         """Return a cell's folder, with what is to be profiled and without a status."""
@@ -184,11 +183,11 @@ class StudyFolder:
             "build": cell.build.id,
             "profile": cell.profile,
         }
-        return self._prepared(self.cell(cell), CELL, plain)
+        return self._prepared(self.of(cell), CELL, plain)
 
     def collect(self, cells: Sequence[Cell]) -> None:
         """Write the rows of all finished cells into one results file."""
-        finished = [folder for folder in map(self.cell, cells) if is_done(read_status(folder))]
+        finished = [self.of(cell) for cell in cells if is_done(self.status_of(cell))]
         rows = b"".join((folder / RESULTS).read_bytes() for folder in finished)
         write_atomically(self.path / RESULTS, rows)
 

@@ -19,7 +19,7 @@ from deploy.reporting.figures import (
     speed_up_cell,
 )
 from deploy.study.running import Ended
-from deploy.study.state import RESULTS, StudyFolder, is_done
+from deploy.study.state import LOG, RESULTS, StudyFolder, is_done
 
 HEADS = (
     "cell", "status", "INT8 p50", "fastest float ÷ INT8", "accuracy float → INT8", "INT8 MACs",
@@ -54,7 +54,7 @@ def table(ended: Sequence[Ended], folder: StudyFolder) -> str:
     for each in ended:
         found = _figures(rows_of(each, folder)) or [_BLANK]
         lines += [(each.cell.label, status_word(each), *figures) for figures in found]
-        notes += _notes(each, folder)
+        notes += notes_on(each, folder)
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
     rows = [
         "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
@@ -72,8 +72,8 @@ def plain(ended: Ended, folder: StudyFolder) -> dict[str, Any]:
         "model": cell.model,
         "values": cell.values,
         "status": status_word(ended),
-        "folder": str(folder.cell(cell)),
-        "build": str(folder.build(cell.build)),
+        "folder": str(folder.of(cell)),
+        "build": str(folder.of(cell.build)),
         "began": status and status.began,
         "ended": status and status.ended,
         "failure": status and status.failure and status.failure.model_dump(),
@@ -93,7 +93,7 @@ def plan_lines(cells: Sequence[Ended]) -> list[str]:
 
 def rows_of(ended: Ended, folder: StudyFolder) -> list[Row]:
     """Return the results of a cell; none unless it ended well."""
-    return read_results(folder.cell(ended.cell) / RESULTS) if is_done(ended.status) else []
+    return read_results(folder.of(ended.cell) / RESULTS) if is_done(ended.status) else []
 
 
 def _figures(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -125,18 +125,19 @@ def _text(cell: Shown) -> str:
     return printable(" ".join(part for part in (cell.text, detail, cell.remark) if part))
 
 
-def _notes(ended: Ended, folder: StudyFolder) -> list[str]:
+def notes_on(ended: Ended, folder: StudyFolder) -> list[str]:
+    """Return why a cell failed and what to do, or what must be said about one that did not."""
     status = ended.status
     if status is None:
         return []
     if status.failure is None:
         return [f"{ended.cell.label}: {status.note}"] if status.note else []
     failure, cell = status.failure, ended.cell
-    path = folder.build(cell.build) if failure.step == "build" else folder.cell(cell)
+    path = folder.of(cell.build if failure.step == "build" else cell)
     return [
         f"{cell.label} failed at {failure.step}: {printable(failure.problem)}",
         f"  fix: {printable(failure.fix)}; then --retry-failed",
-        f"  log: {path}",
+        f"  log: {path / LOG}",
     ]
 
 

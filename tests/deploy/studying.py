@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import yaml
 
+LONGEST_S = 120.0
 PROFILE = {"rounds": 3, "round-ms": 1, "samples": 4}
 
 
@@ -71,3 +75,12 @@ def statuses(study: Path) -> dict[str, bytes]:
         file.parent.relative_to(study).as_posix(): file.read_bytes()
         for file in study.glob("*/*/status.json")
     }
+
+
+def until(happened: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for something, while a process goes on."""
+    end = time.monotonic() + LONGEST_S
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        assert process is None or process.poll() is None, "the study ended before"
+        time.sleep(0.02)

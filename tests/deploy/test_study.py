@@ -123,6 +123,7 @@ def test_what_failed_is_tried_again_when_asked(copy: Ran) -> None:
     changed = {name for name in before if before[name] != after[name]}
     failed = {name for name, text in before.items() if json.loads(text)["failure"]}
     assert changed == failed and len(failed) == 2
+    assert "bert percentile=0.0 failed at build" in ended.err and not ended.out
 
 
 def test_two_runs_in_one_folder(copy: Ran) -> None:
@@ -157,14 +158,14 @@ class QueueLikeSubmitit:
 def test_another_queue_fits(copy: Ran) -> None:
     (cell, *_) = cells = cells_from_study(read_study(copy.file), copy.file)
     folder = StudyFolder(copy.out)
-    (folder.cell(cell) / "status.json").unlink()
-    shutil.rmtree(next(folder.build(cell.build).glob("bert*")))
+    (folder.of(cell) / "results.jsonl").unlink()
+    shutil.rmtree(next(folder.of(cell.build).glob("bert*")))
     queue = QueueLikeSubmitit()
     with folder.locked():
         ended = run_study(
             cells, folder, queue, Silence(),
             home=copy.file.parent, retry_failed=False, tell=lambda each: each.cell.label,
         )  # fmt: skip
-    assert queue.asked == [("build", False), ("profile", True)], "a bundle that was removed"
+    assert queue.asked == [("build", False), ("profile", True)], "what was removed"
     assert ended[0].status is not None and ended[0].status.failure is None
-    assert open_bundle(next(folder.build(cell.build).glob("bert*"))).manifest.seed == 0
+    assert open_bundle(next(folder.of(cell.build).glob("bert*"))).manifest.seed == 0

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,9 +10,7 @@ import pytest
 
 from deploy.profiling.results import read_results
 from tests.deploy.running import STAGING, run_process, start
-from tests.deploy.studying import overlaps, spans, statuses, write_study
-
-LONGEST_S = 120.0
+from tests.deploy.studying import LONGEST_S, overlaps, spans, statuses, until, write_study
 
 
 @pytest.fixture
@@ -23,15 +18,6 @@ def study(tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path) -> Pat
     """Two cells on one bundle."""
     profile = {"rounds": 3, "round-ms": 1, "samples": [4, 5]}
     return write_study(tmp_path, float_onnx, arrays, held_out, profile=profile)
-
-
-def until(happened: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait for something, while a process goes on."""
-    end = time.monotonic() + LONGEST_S
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        assert process is None or process.poll() is None, "the study ended before"
-        time.sleep(0.02)
 
 
 def jobs_of(out: Path) -> list[psutil.Process]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,8 +18,8 @@ import pytest
 
 from deploy.study.backends.ray import RayBackend, timed_demand
 from deploy.study.jobs import Job
-from tests.deploy.running import run_here
-from tests.deploy.studying import overlaps, spans, statuses, write_study
+from tests.deploy.running import STAGING, run_here
+from tests.deploy.studying import overlaps, spans, statuses, until, write_study
 from trueint8.errors import ConfigError
 
 CPU = {"Alive": True, "Resources": {"CPU": 8.0, "memory": 1e9}}
@@ -185,42 +184,41 @@ main()
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="the package ray is not installed"
-)
-def test_a_study_on_real_ray(
+@pytest.fixture
+def on_real_ray(
     tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path
+) -> Callable[..., subprocess.Popen[str]]:
+    """Start a study on a Ray cluster of this machine; its folder is ``out``."""
+    pytest.importorskip("ray", reason="the package ray is not installed")
+
+    def begin(**keys: Any) -> subprocess.Popen[str]:
+        study = write_study(tmp_path, float_onnx, arrays, held_out, **keys)
+        line = [sys.executable, "-c", REAL, str(study), "-o", str(tmp_path / "out")]
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return begin
+
+
+@pytest.mark.slow
+def test_a_study_on_real_ray(
+    tmp_path: Path, on_real_ray: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    study = write_study(
-        tmp_path, float_onnx, arrays, held_out, axes={"calib": ["minmax", "mse"]},
-        include=[{"percentile": 0}],
-    )  # fmt: skip
-    line = [sys.executable, "-c", REAL, str(study), "-o", str(tmp_path / "out")]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 1, done.stderr
-    cells = json.loads(done.stdout[done.stdout.index("{\n") :])["cells"]
+    process = on_real_ray(axes={"calib": ["minmax", "mse"]}, include=[{"percentile": 0}])
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 1, err
+    cells = json.loads(out[out.index("{\n") :])["cells"]
     assert [cell["status"] for cell in cells] == ["done", "done", "failed"]
     assert not overlaps(spans(tmp_path / "out"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="the package ray is not installed"
-)
 def test_ctrl_c_ends_jobs_on_real_ray(
-    tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path
+    tmp_path: Path, on_real_ray: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    study = write_study(tmp_path, float_onnx, arrays, held_out)
-    out = tmp_path / "out"
-    line = [sys.executable, "-c", REAL, str(study), "-o", str(out)]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 200
-    while not any(out.glob("builds/*/.*.staging-*")):
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(2)
+    process, out = on_real_ray(), tmp_path / "out"
+    until(lambda: any(out.glob(f"builds/*/.*{STAGING}*")), process)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert not any(out.glob("builds/*/.*.staging-*"))
+    assert not any(out.glob(f"builds/*/.*{STAGING}*"))
     assert not statuses(out)
