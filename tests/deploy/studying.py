@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 LONGEST_S = 120.0
@@ -84,3 +85,13 @@ def until(happened: Callable[[], object], process: subprocess.Popen[str] | None 
         assert time.monotonic() < end, "it did not happen"
         assert process is None or process.poll() is None, "the study ended before"
         time.sleep(0.02)
+
+
+def jobs_of(out: Path) -> list[psutil.Process]:
+    """Return the processes that work for a study."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if any(part.startswith(f"{out}/") for part in line):
+            found.append(process)
+    return found

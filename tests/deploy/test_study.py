@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deploy.bundle import open_bundle
@@ -19,7 +20,7 @@ from deploy.study.running import run_study
 from deploy.study.schema import read_study
 from deploy.study.state import StudyFolder
 from tests.deploy.running import Ended, run_here, start
-from tests.deploy.studying import overlaps, spans, statuses, write_study
+from tests.deploy.studying import LONGEST_S, jobs_of, overlaps, spans, statuses, until, write_study
 from trueint8.progress import Silence
 
 AXES = {"calib": ["minmax", "mse"]}
@@ -124,6 +125,24 @@ def test_what_failed_is_tried_again_when_asked(copy: Ran) -> None:
     failed = {name for name, text in before.items() if json.loads(text)["failure"]}
     assert changed == failed and len(failed) == 2
     assert "bert percentile=0.0 failed at build" in ended.err and not ended.out
+
+
+def test_a_job_that_is_killed_fails_and_others_go_on(copy: Ran) -> None:
+    for file in copy.out.glob("cells/*/results.jsonl"):
+        file.unlink()
+    process = start("study", copy.file, "-o", copy.out, "--json")
+
+    def profiling() -> list[psutil.Process]:
+        return [job for job in jobs_of(copy.out) if "profile" in job.info["cmdline"]]
+
+    until(profiling, process)
+    profiling()[0].kill()
+    out, err = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 1, err
+    cells = json.loads(out)["cells"]
+    assert sorted(cell["status"] for cell in cells) == ["done", "failed", "failed"]
+    problems = [cell["failure"]["problem"] for cell in cells if cell["failure"]]
+    assert "the process died (out of memory, or killed)" in problems
 
 
 def test_two_runs_in_one_folder(copy: Ran) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
 
 from deploy.profiling.results import read_results
 from tests.deploy.running import STAGING, run_process, start
-from tests.deploy.studying import LONGEST_S, overlaps, spans, statuses, until, write_study
+from tests.deploy.studying import jobs_of, overlaps, spans, statuses, until, write_study
 
 
 @pytest.fixture
@@ -18,16 +17,6 @@ def study(tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path) -> Pat
     """Two cells on one bundle."""
     profile = {"rounds": 3, "round-ms": 1, "samples": [4, 5]}
     return write_study(tmp_path, float_onnx, arrays, held_out, profile=profile)
-
-
-def jobs_of(out: Path) -> list[psutil.Process]:
-    """Return the processes that work for a study."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if any(part.startswith(f"{out}/") for part in line):
-            found.append(process)
-    return found
 
 
 def half_written(out: Path) -> list[Path]:
@@ -75,19 +64,3 @@ def test_an_interrupted_study_ends_its_jobs_and_leaves_nothing(
     assert not jobs_of(out)
     assert not half_written(out)
     assert not statuses(out)
-
-
-def test_a_job_that_is_killed_fails_and_others_go_on(study: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process = start("study", study, "-o", out, "--json")
-
-    def profiling() -> list[psutil.Process]:
-        return [p for p in jobs_of(out) if "profile" in p.info["cmdline"]]
-
-    until(profiling, process)
-    profiling()[0].kill()
-    ended, err = process.communicate(timeout=LONGEST_S)
-    assert process.returncode == 1, err
-    assert ended.count('"status": "failed"') == 1
-    assert ended.count('"status": "done"') == 1
-    assert "the process died (out of memory, or killed)" in ended

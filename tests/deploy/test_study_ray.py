@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,8 @@ from typing import Any
 import pytest
 
 from deploy.study.backends.ray import RayBackend, timed_demand
-from deploy.study.jobs import Job
+from deploy.study.jobs import Job, Processes
+from deploy.study.state import Step
 from tests.deploy.running import STAGING, run_here
 from tests.deploy.studying import overlaps, spans, statuses, until, write_study
 from trueint8.errors import ConfigError
@@ -135,20 +137,39 @@ def test_no_cluster(fake: Callable[..., FakeRay]) -> None:
     assert "ray start --head" in caught.value.fix
 
 
-def test_a_study_on_a_stand_in_for_a_cluster(
-    fake: Callable[..., FakeRay], tmp_path: Path, float_onnx: Path, arrays: Path, held_out: Path
+def test_what_a_cluster_is_asked_for(
+    fake: Callable[..., FakeRay], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    study = write_study(
-        tmp_path, float_onnx, arrays, held_out, axes={"calib": ["mse"]}, include=[{"percentile": 0}]
-    )
+    monkeypatch.setattr(Processes, "run", lambda self, job: (job.folder / "ran").touch())
     ray = fake(CPU, GPUS)
-    ended = run_here("study", study, "-o", tmp_path / "out", "--cluster", "ray", "--json")
-    assert ended.code == 1, ended.err
-    assert [cell["status"] for cell in ended.json["cells"]] == ["done", "failed"]
+    backend = RayBackend(None)
+    steps: tuple[Step, ...] = ("build", "profile")
+    for step in steps:
+        (tmp_path / step).mkdir()
+        assert backend.submit(Job(step, tmp_path / step, tmp_path)).result(10) is None
+        assert (tmp_path / step / "ran").exists()
     gpu = {"num_gpus": 1, "max_retries": 0}
-    assert [a for a in ray.asked if a[0] == "build"] == [("build", {"num_cpus": 1, **gpu})] * 2
-    assert [a for a in ray.asked if a[0] == "profile"] == [("profile", {"num_cpus": 16, **gpu})]
+    assert ray.asked == [
+        ("build", {"num_cpus": 1, **gpu}),
+        ("profile", {"num_cpus": 16, **gpu}),
+    ]
+    backend.close()
     assert ray.calls == ["init", "shutdown"]
+
+
+def test_closing_cancels_what_is_not_done_and_then_forces_it(
+    fake: Callable[..., FakeRay], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(Processes, "run", lambda self, job: ended.wait(60))
+    monkeypatch.setattr("deploy.study.backends.ray.GRACE_S", 0.1)
+    ray = fake(CPU)
+    backend = RayBackend(None)
+    running, queued = (backend.submit(Job("build", tmp_path, tmp_path)) for _ in range(2))
+    backend.close()
+    ended.set()
+    assert queued.cancelled() and not running.cancelled()
+    assert ray.calls == ["init", "cancel", "cancel", "force", "shutdown"]
 
 
 def test_a_folder_that_nodes_do_not_share(
