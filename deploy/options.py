@@ -121,7 +121,7 @@ def merge_configuration(
     origins = dict.fromkeys(fields, DEFAULT)
     for name, (value, origin) in read_configuration(Path.cwd(), command, list(fields)).items():
         if value is not None:
-            values[name], origins[name] = _converted(fields[name], value, origin, command), origin
+            values[name], origins[name] = converted(fields[name], value, origin, command), origin
     for name, value in given.items():
         values[name], origins[name] = value, COMMAND_LINE
     return values, origins
@@ -205,7 +205,7 @@ def _mapping(path: Path, settings: Any, where: str = "") -> dict[str, Any]:
     return settings
 
 
-def _converted(field: dataclasses.Field[Any], value: Any, origin: Origin, command: str) -> Any:
+def converted(field: dataclasses.Field[Any], value: Any, origin: Origin, command: str) -> Any:
     """Return a configuration file's value as the flag would have given it.
 
     Raises:

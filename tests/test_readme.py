@@ -45,6 +45,8 @@ def test_commands_name_real_options() -> None:
 def test_commands_run(tmp_path: Path) -> None:
     demo = [str(BIN / "deploy"), "demo", "--rounds", "3"]
     subprocess.run(demo, cwd=tmp_path, check=True, timeout=600)
+    (study,) = blocks("yaml")
+    (tmp_path / "study.yaml").write_text(study, "utf-8")
     for command in commands():
         words = shlex.split(command)
         done = subprocess.run([BIN / words[0], *words[1:]], cwd=tmp_path, timeout=600, check=False)

@@ -86,8 +86,20 @@ class Registry:
             return getattr(module, self.attribute)
         if name in plugins:
             return plugins[name].load()
+        raise self._unknown(name)
+
+    def check(self, name: str) -> None:
+        """Refuse a name that nothing has, importing nothing.
+
+        Raises:
+            UnknownName: Listing the names there are.
+        """
+        if name not in self.names():
+            raise self._unknown(name)
+
+    def _unknown(self, name: str) -> UnknownName:
         names = self.names()
-        raise UnknownName(
+        return UnknownName(
             f"no {self.kind} is called {name!r}",
             fix=f"{did_you_mean(name, names)}choose one of: {', '.join(names)}",
         )

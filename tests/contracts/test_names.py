@@ -26,10 +26,11 @@ from deploy.commands import COMMANDS
 from deploy.engines import ENGINES
 from deploy.profiling.summary import summarize
 from deploy.reporting.page import SECTIONS
+from deploy.study.backends import BACKENDS
 from tests.contracts.outside import ROOT
 from trueint8.registry import Registry
 
-REGISTRIES = (VARIANTS, ESTIMATORS, QUANTIZERS, ENGINES, COMMANDS, SECTIONS)
+REGISTRIES = (VARIANTS, ESTIMATORS, QUANTIZERS, ENGINES, COMMANDS, SECTIONS, BACKENDS)
 EVERY = [(registry, name) for registry in REGISTRIES for name in registry.names()]
 IDS = [f"{registry.kind}-{name}" for registry, name in EVERY]
 
