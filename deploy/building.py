@@ -38,7 +38,7 @@ from deploy.search.candidates import Quantized
 from deploy.search.planning import SearchPlan
 from deploy.search.searching import Subject, search_placement, with_kept
 from deploy.sessions import Shapes
-from deploy.shapes import engine_shapes, longest_sequence
+from deploy.shapes import engine_shapes, fitting, longest_sequence
 from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
@@ -106,7 +106,7 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
         entries = _matmul_entries(prepared)
     with steps.timed("golden"):
         graphs = golden_graphs(plan, prepared, folder)
-        golden = _golden(folder, plan, graph, inputs, samples, graphs, progress)
+        golden = _golden(folder, plan, graph, inputs, samples, shapes, graphs, progress)
     with storage_errors(folder):
         if prepared.ranges is not None:
             (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
@@ -228,10 +228,11 @@ def _golden(
     graph: ir.Model,
     inputs: list[GraphInput],
     samples: Samples,
+    shapes: Shapes,
     graphs: Rests,
     progress: Progress,
 ) -> str:
-    like = samples.batches[0]
+    like = fitting(samples.batches[0], shapes)
     if plan.golden is not None:
         given = plan.load_golden(inputs, golden_count(graph))
         check_tokens(given, vocabulary_size(graph, "input_ids"))

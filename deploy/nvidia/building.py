@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from deploy.engine_options import EngineOptions
 from deploy.nvidia.library import is_noise, listed, log_lines, log_of
 from deploy.nvidia.monitoring import progress_monitor, signals_recorded
-from deploy.refusals import unsupported_operator
 from deploy.sessions import Shapes
 from trueint8.errors import BuildError
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_UNSUPPORTED = ("UNSUPPORTED_NODE", "UNSUPPORTED_NODE_ATTR", "UNSUPPORTED_NODE_DATATYPE")
 _UNSUPPORTED_FIX = "the graph holds something this version does not support; try another --engine"
-_NO_PLUGIN = "Plugin not found"
 _MIB = 2**20
 
 
@@ -126,17 +123,14 @@ def _profile(
 
 
 def _parse_error(title: str, parser: trt.OnnxParser, lines: list[str]) -> BuildError:
-    """Return the error that names the first operator which is not supported, or lists all."""
+    """Return the error with all that the parser says."""
     told = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         if is_noise(error.desc()):
             continue
-        code, reason = error.code().name, error.desc()
-        if code in _UNSUPPORTED or _NO_PLUGIN in reason:
-            every = listed([f"{code}: {reason}", *lines])
-            return unsupported_operator(title, error.node_operator(), error.node_name(), every)
-        told.append(f"{code} at {error.node_name()} ({error.node_operator()}): {reason}")
+        where = f"{error.node_name()} ({error.node_operator()})"
+        told.append(f"{error.code().name} at {where}: {error.desc()}")
     return BuildError(
         f"{title} cannot parse the graph:\n    {listed(told + lines)}",
         fix=_UNSUPPORTED_FIX,

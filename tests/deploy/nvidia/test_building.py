@@ -76,23 +76,15 @@ def test_too_little_workspace_is_told_with_its_flag(tmp_path: Path) -> None:
     assert not (tmp_path / FILE).exists()
 
 
-@pytest.mark.parametrize(
-    ("operator", "problem", "fix"),
-    [
-        ("Det", "operator Det (node odd) is not supported by TensorRT-RTX:", "--engine onnxrunt"),
-        ("Unheard", "operator Unheard (node odd) is not supported by", "is no ONNX operator"),
-    ],
-)
-def test_an_unsupported_operator_is_named_with_its_node_and_an_engine(
-    operator: str, problem: str, fix: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("operator", ["Det", "Unheard"])
+def test_all_that_the_parser_says_of_an_operator_is_told(operator: str, tmp_path: Path) -> None:
     text = f"g (float[4, 4] x) => (float y) {{ [odd] y = {operator}(x) }}"
     save_model(graph_from_text(text), tmp_path / "odd.onnx")
     with pytest.raises(BuildError) as caught:
         ENGINE.build(BuildRequest(tmp_path / "odd.onnx", tmp_path, {}, Silence()))
-    assert caught.value.problem.startswith(problem)
+    assert f"at odd ({operator}): " in caught.value.problem
     assert "While parsing node number 0" in caught.value.problem, "every line that was logged"
-    assert fix in caught.value.fix
+    assert "--engine" in caught.value.fix
 
 
 def test_a_float_graph_is_compiled_when_it_is_opened(tmp_path: Path) -> None:
