@@ -94,9 +94,12 @@ class Reading:
 
     @property
     def extent(self) -> Extent:
-        """Whether both operands are quantized, or only something around it, or nothing."""
+        """Whether both operands are quantized, or only something around it, or nothing.
+
+        The operator Attention multiplies its weights P, to which no Q/DQ in a graph belongs.
+        """
         if all(o.rounding is not None for o in self.operands):
-            return "both"
+            return "partly" if self.kind == "attention" else "both"
         rounded = self.output is not None or any(o.rounding is not None for o in self.operands)
         return "partly" if rounded else "none"
 

@@ -27,6 +27,10 @@ _SHIFTED_ACTIVATIONS = (
     "an activation has a zero point other than 0, with which {engine} multiplies two activations "
     "in float"
 )
+INSIDE_ATTENTION = (
+    "Q/DQ cannot reach the attention weights inside the operator Attention: their product with V "
+    "multiplies floats; write MatMul, Softmax and MatMul"
+)
 OUTPUT_ONLY = "only its output carries Q/DQ, which rounds its result; it multiplies floats"
 
 
@@ -64,6 +68,8 @@ def why_float(reading: Reading, finding: Finding) -> str:
 
 
 def _partly(reading: Reading) -> str:
+    if reading.kind == "attention":
+        return INSIDE_ATTENTION
     if all(o.rounding is None for o in reading.operands):
         return OUTPUT_ONLY
     if not reading.weighted:
@@ -102,6 +108,8 @@ def _of_onnxruntime(reading: Reading) -> str:
         return "its scales are FP16, and {engine} has integer matmuls for FP32 scales only"
     if any(rounding.declared for rounding in reading.activations):
         return "its Q/DQ has no zero point, and {engine} fuses int8 Q/DQ only with one, if of 0"
+    if reading.kind == "convolution" and reading.output is None:
+        return "{engine} has an integer convolution only with Q/DQ on its output"
     if reading.operator == "Gemm" and reading.bias != "int32":
         return (
             "{engine} has an integer Gemm only with an INT32 bias or with Q/DQ on its output; "

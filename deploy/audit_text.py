@@ -8,11 +8,17 @@ from dataclasses import asdict
 from textwrap import wrap
 
 from deploy.audit import Audit, AuditLine
+from deploy.graph_shapes import shapes_text
 from deploy.kernels import NOT_FOUND, Kernel, KernelKind
 
 WIDTH = 100
 _NAME = 42
 _NAMED = 3
+_SHORTEST = 24
+_FIXED = 15
+"""Columns of the share of MACs and of what the graph says, with their gaps."""
+_ALONE = 32
+"""Columns of the kernel and its time, where there is one engine only."""
 
 _KINDS: dict[KernelKind, str] = {
     "quantize": "Q/DQ on their own",
@@ -43,9 +49,11 @@ def shortened(name: str, width: int = _NAME) -> str:
 def _table(audits: Sequence[Audit]) -> Iterator[str]:
     lines = audits[0].lines
     total = sum(line.macs for line in lines) or 1
-    width = min(max(len("matmul"), *(len(line.matmul) for line in lines)), _NAME)
     columns = [max(len(a.engine), len("not found")) for a in audits]
     alone = len(audits) == 1
+    rest = _FIXED + sum(columns) + 2 * len(columns) + (_ALONE if alone else 0)
+    longest = max(len("matmul"), *(len(line.matmul) for line in lines))
+    width = min(longest, max(WIDTH - rest, _SHORTEST))
     header = "  ".join(f"{a.engine:<{w}}" for a, w in zip(audits, columns, strict=True))
     header += "  kernel" if alone else ""
     header += f"{'':<17}time" if alone and audits[0].profile else ""
@@ -132,12 +140,12 @@ def _multiplying(audit: Audit) -> Iterator[str]:
         name = shortened(implementation, 40)
         yield f"  {precision:<5} {len(kernels):>4} × {name:<40} {share:6.1%} of MACs{time}"
     if audit.profile is not None and whole is not None:
-        texts = ("x".join(map(str, s)) for s in audit.profile.shapes.values())
-        shapes = ", ".join(dict.fromkeys(texts))
-        yield (
-            f"  all {len(audit.kernels)} kernels: {milliseconds(whole)} a run, mean of "
-            f"{audit.profile.runs - 1} of {shapes}, {audit.profile.threads} threads  [MEASURED]"
+        shapes = shapes_text(audit.profile.shapes)
+        told = (
+            f"all {len(audit.kernels)} kernels: {milliseconds(whole)} a run, mean of "
+            f"{audit.profile.runs - 1} of {shapes}, {audit.profile.threads} threads [MEASURED]"
         )
+        yield from _folded("  ", [told])
         yield f"  {(_int8_time(audit) or 0) * 100:.1f} % of that time in INT8 kernels"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,26 +13,19 @@ from onnx_ir.passes import common
 
 from calib.collector import value_shapes
 from calib.qdq_reading import Reading, read_qdq
-from deploy.audit import Audit, Counted, Subject, judge, profile_kernels, refused
+from deploy.audit import Audit, Counted, Subject, judge, refused
 from deploy.drawn_inputs import draw_shaped
 from deploy.engines import ENGINES
+from deploy.examining import Answer, Question, examine_apart
 from deploy.graph_shapes import choose_shapes, inputs_of, profile_shapes
-from deploy.hardware import default_threads
-from deploy.sessions import (
-    BuildRequest,
-    Configuration,
-    Engine,
-    Running,
-    Shapes,
-    int8_configuration,
-)
+from deploy.sessions import Engine, Shapes, int8_configuration
 from export.matmuls import vocabulary_size
 from export.onnx_file import load_as_found, save_model
 from export.other_operators import uncounted_operators
 from export.passes.drop_qdq import DropQdq
 from export.passes.name_products import NameProducts
 from export.products import operands_of, product_macs, products
-from trueint8.errors import BuildError, ConfigError, ExportError, MissingDependency, RunError
+from trueint8.errors import ConfigError, ExportError, MissingDependency
 from trueint8.progress import Progress
 
 NO_QDQ = "carries no Q/DQ"
@@ -153,7 +146,12 @@ def _usable(engine: Engine) -> bool:
 
 
 def audit_graph(
-    found: FoundGraph, engines: Sequence[str], progress: Progress, *, profiled: bool = False
+    found: FoundGraph,
+    engines: Sequence[str],
+    progress: Progress,
+    *,
+    profiled: bool = False,
+    ask: Callable[[str, Question], Answer] = examine_apart,
 ) -> list[Audit]:
     """Build a graph with each engine and return what each executes, or that it refuses.
 
@@ -162,50 +160,39 @@ def audit_graph(
         engines: Names of those that are installed.
         progress: Where progress is shown.
         profiled: Whether kernels are timed on drawn inputs, where the engine runs here.
+        ask: How each is asked; in a process of its own unless told otherwise.
     """
+    audits = []
     with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
         source = Path(scratch) / "graph.onnx"
         save_model(found.model, source)
-        return [_audit(found, source, name, progress, profiled=profiled) for name in engines]
+        names = [p.name for p in found.subject.products]
+        question = Question(source, names, found.shapes, found.batch, profiled)
+        for name in engines:
+            with progress.step(f"build and audit {name}"):
+                audits.append(_judged(found.subject, name, ask(name, question)))
+    return audits
 
 
-def _audit(
-    found: FoundGraph, source: Path, name: str, progress: Progress, *, profiled: bool
-) -> Audit:
+def _judged(subject: Subject, name: str, answer: Answer) -> Audit:
     engine: Engine = ENGINES.load(name)
-    configuration = int8_configuration(engine)
-    assert configuration is not None
-    running = Running(default_threads(), shapes=found.shapes)
-    matmuls = dict.fromkeys((p.name for p in found.subject.products), "")
-    folder = source.parent / name
-    folder.mkdir()
-    try:
-        engine.build(BuildRequest(source, folder, found.shapes, progress))
-        kernels = engine.audit(folder, configuration, running, matmuls)
-        profile = None
-        if engine.runs_here and profiled:
-            profile = profile_kernels(engine, folder, configuration, running, found.batch)
-    except (BuildError, RunError) as err:
-        return refused(engine, found.subject, err.problem)
-    audit = judge(engine, kernels, found.subject, profile)
-    return replace(audit, notes=[*audit.notes, *_as_it_stands(found, source, engine, audit)])
+    if answer.refused:
+        return refused(engine, subject, answer.refused)
+    audit = judge(engine, answer.kernels, subject, answer.profile)
+    return replace(audit, notes=[*audit.notes, *_as_it_stands(engine, subject, audit, answer)])
 
 
-def _as_it_stands(found: FoundGraph, source: Path, engine: Engine, built: Audit) -> list[str]:
+def _as_it_stands(engine: Engine, subject: Subject, built: Audit, answer: Answer) -> list[str]:
     """Return what the engine's library does with the file itself, where that is another share.
 
     An engine may rewrite a graph when it builds it, as ONNX Runtime's does with activations.
     """
-    if not engine.runs_here:
+    if answer.plain_refused:
+        words = answer.plain_refused.splitlines()[0]
+        return [f"opened as it stands, the graph is refused: {words}"]
+    if answer.plain is None:
         return []
-    whole = Running(default_threads(), shapes=found.shapes)
-    plain, matmuls = Configuration("simulated", "fp32"), {m.matmul: "" for m in built.lines}
-    try:
-        kernels = engine.audit(source, plain, whole, matmuls)
-    except (BuildError, RunError) as err:
-        return [f"opened as it stands, the graph is refused: {err.problem.splitlines()[0]}"]
-    was = judge(engine, kernels, found.subject, None).coverage()
-    now = built.coverage()
+    was, now = judge(engine, answer.plain, subject, None).coverage(), built.coverage()
     if was is None or now is None or was.int8_macs == now.int8_macs:
         return []
     return [

@@ -39,7 +39,7 @@ _KINDS: dict[str, KernelKind] = {
     "Math": "pointwise",
     _FUSED: "pointwise",
 }
-_INSERTED = re.compile(r"([A-Z][A-Za-z]*)_\d+")
+_INSERTED = re.compile(r"([A-Z][A-Za-z]*)(?:_\d+)+")
 _MULTIPLY = ("matmul", "convolution")
 
 

@@ -42,6 +42,8 @@ def kernels_of(operations: Sequence[PlanOperation], matmuls: Mapping[str, str]) 
 
 
 def _kind(operation: PlanOperation) -> KernelKind:
+    if operation.kind == "corrltn":
+        return "convolution"
     if operation.precision:
         return "attention" if operation.fused_attention else "matmul"
     if not operation.name.startswith(_GENERATED):

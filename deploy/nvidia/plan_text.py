@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 _TYPE_NAMES = {"float": "fp32", "half": "fp16", "bfloat16": "bf16", "int8": "int8"}
-_GEMM_OPERATIONS = ("fully_connected", "runtime_fusion")
+_GEMM_OPERATIONS = ("fully_connected", "runtime_fusion", "corrltn")
 _ATTENTION = "_gemm_mha"
 _ATTENTION_OPERANDS = 3
 """Q, K and V; a mask is a fourth, and always float."""

@@ -26,7 +26,7 @@ class NameProducts(ir.passes.InPlacePass):
         multiplying = products(model)
         taken: set[str] = set()
         for index, node in enumerate(multiplying):
-            _name(node, node.name or f"{node.op_type}_{index}", taken)
+            _name(node, node.name or f"{node.op_type}.{index}", taken)
         for node in multiplying:
             _name_weight(graph, node)
             follower = _follower(node)
@@ -36,7 +36,7 @@ class NameProducts(ir.passes.InPlacePass):
         for index, node in enumerate(graph):
             if node in named:
                 continue
-            base = node.name or f"{node.op_type}_{index}"
+            base = node.name or f"{node.op_type}.{index}"
             if node.op_type in _QDQ:
                 base = f"{node.inputs[0].name if node.inputs[0] else index}/{node.op_type}"
             _name(node, base, taken)

@@ -5,19 +5,31 @@ The INT8 share of each is counted by hand from which products must run in INT8 w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import onnx
 import pytest
 
 from deploy.audit import REFUSED, Audit
-from deploy.audit_reasons import ACTIVATION_ONLY, CHANNELS, OUTPUT_ONLY, WEIGHT_ONLY
+from deploy.audit_reasons import (
+    ACTIVATION_ONLY,
+    CHANNELS,
+    INSIDE_ATTENTION,
+    OUTPUT_ONLY,
+    WEIGHT_ONLY,
+)
 from deploy.engines import ENGINES
+from deploy.examining import examine, examine_apart
 from deploy.graph_audit import audit_graph, read_graph
+from deploy.kernels import FUSED
 from tests.deploy.misplaced import LINEARS, Encoder, Placing
+from tests.export.graphs import proto_from_text
 from trueint8.errors import MissingDependency
 from trueint8.progress import Silence
 
@@ -41,7 +53,7 @@ def audited(encoder: Encoder, name: str, folder: Path) -> Audit:
     encoder = replace(encoder, half=name.startswith("tensorrt"))
     found = read_graph(encoder.write(folder / "graph.onnx"), {"x": encoder.shape})
     assert {p.name: p.macs for p in found.subject.products} == encoder.macs()
-    (audit,) = audit_graph(found, [name], Silence())
+    (audit,) = audit_graph(found, [name], Silence(), ask=examine)
     return audit
 
 
@@ -248,9 +260,87 @@ def test_gemms(name: str, engine: str, tmp_path: Path) -> None:
 
 def test_scales_in_fp16_on_onnx_runtime(tmp_path: Path) -> None:
     found = read_graph(Encoder(half=True).write(tmp_path / "graph.onnx"), {})
-    (audit,) = audit_graph(found, ["onnxruntime"], Silence())
+    (audit,) = audit_graph(found, ["onnxruntime"], Silence(), ask=examine)
     coverage = audit.coverage()
     assert coverage is not None and coverage.share == 0
     assert {line.why for line in audit.missed()} == {
         "its scales are FP16, and ONNX Runtime has integer matmuls for FP32 scales only"
     }
+
+
+OPERATORS = {
+    "convolution": (
+        """g (float[n, 4, 8, 8] x) => (float[n, 8, 6, 6] y) {
+            x_q = QuantizeLinear(x, s, z)
+            x_d = DequantizeLinear(x_q, s, z)
+            k_d = DequantizeLinear<axis=0>(k, k_s, k_z)
+            [only] y = Conv(x_d, k_d, b)
+        }""",
+        2 * 8 * 6 * 6 * 4 * 3 * 3,
+        {"onnxruntime": "fp32", "openvino": "int8", "tensorrt-rtx": "int8"},
+    ),
+    "Attention": (
+        """g (float16[n, 2, t, 32] x) => (float16[n, 2, t, 32] y) {
+            x_q = QuantizeLinear(x, s, z)
+            x_d = DequantizeLinear(x_q, s, z)
+            [only] o = Attention(x_d, x_d, x_d)
+            o_q = QuantizeLinear(o, s, z)
+            y = DequantizeLinear(o_q, s, z)
+        }""",
+        2 * 2 * 16 * 16 * (32 + 32),
+        {"onnxruntime": "fp16", "openvino": FUSED, "tensorrt-rtx": "fp16"},
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_other_operators(name: str, engine: str, tmp_path: Path) -> None:
+    if _missing(engine):
+        pytest.skip(_missing(engine))
+    text, macs, executed = OPERATORS[name]
+    half = np.float16 if "float16" in text else np.float32
+    constants: dict[str, np.ndarray] = {
+        "s": np.asarray(0.02, half),
+        "z": np.asarray(0, np.int8),
+        "k": np.ones((8, 4, 3, 3), np.int8),
+        "k_s": np.full(8, 0.1, np.float32),
+        "k_z": np.zeros(8, np.int8),
+        "b": np.ones(8, np.float32),
+    }
+    used = {k: v for k, v in constants.items() if re.search(rf"\b{k}\b", text)}
+    onnx.save(proto_from_text(text, used, opset=23), tmp_path / "graph.onnx")
+    given = (2, 4, 8, 8) if name == "convolution" else (2, 2, 16, 32)
+    found = read_graph(tmp_path / "graph.onnx", {"x": given})
+    (audit,) = audit_graph(found, [engine], Silence(), ask=examine)
+    (line,) = audit.lines
+    assert (line.matmul, line.macs, line.executed) == ("only", macs, executed[engine])
+    coverage = audit.coverage()
+    assert coverage is not None and coverage.share == (line.executed == "int8")
+    if name == "Attention":
+        assert line.why == INSIDE_ATTENTION
+    elif line.why:
+        assert "only with Q/DQ on its output" in line.why
+
+
+def test_a_compiler_that_crashes_refuses(tmp_path: Path) -> None:
+    """TensorRT-RTX 1.7 ends the process over the operator Attention with Q/DQ in FP32."""
+    pytest.importorskip("tensorrt_rtx")
+    text = OPERATORS["Attention"][0].replace("float16", "float")
+    constants: dict[str, np.ndarray] = {
+        "s": np.asarray(0.02, np.float32),
+        "z": np.asarray(0, np.int8),
+    }
+    onnx.save(proto_from_text(text, constants, opset=23), tmp_path / "graph.onnx")
+    found = read_graph(tmp_path / "graph.onnx", {"x": (2, 2, 16, 32)})
+    crashed, whole = audit_graph(found, ["tensorrt-rtx", "onnxruntime"], Silence())
+    assert crashed.refused.startswith("tensorrt-rtx crashed on this graph (SIG")
+    assert {line.executed for line in whole.lines} == {"fp32"}
+
+
+def test_a_process_of_its_own_gives_the_same_answer(tmp_path: Path) -> None:
+    found = read_graph(Encoder().write(tmp_path / "graph.onnx"), {"x": Encoder().shape})
+    apart, here = (
+        audit_graph(found, ["openvino"], Silence(), ask=ask)[0] for ask in (examine_apart, examine)
+    )
+    assert apart == here
