@@ -9,7 +9,7 @@ from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.kernels import executed_precisions
 from deploy.profiling.results import Coverage
-from deploy.sessions import Configuration, Engine
+from deploy.sessions import Configuration, Engine, Graph
 from trueint8.errors import UnknownName
 from trueint8.kinds import Kind
 
@@ -72,10 +72,10 @@ def audit_engine(bundle: Bundle, name: str) -> Audit:
     matmuls = bundle.manifest.matmuls_of(name)
     engine: Engine = ENGINES.load(name)
     names = {m.name: m.returns for m in matmuls}
-    rest = bundle.manifest.engines[name].rest
+    graph: Graph = "float" if engine.int8_rest() is None else "int8"
     kernels = engine.audit(
         bundle.engine_folder(name),
-        Configuration("int8", rest),
+        Configuration(graph, bundle.manifest.engines[name].rest),
         bundle.running(name, default_threads()),
         names,
     )

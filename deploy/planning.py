@@ -14,6 +14,7 @@ from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput, Request
 from calib.quantization import DEFAULT_ESTIMATOR, Settings
 from calib.ranges import Estimator
+from deploy.checkpoint_files import checkpoint_source
 from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
 from deploy.engine_options import EngineOptions
@@ -32,7 +33,7 @@ from deploy.settings import (
 from export.source import Source, source_from_argument
 from trueint8 import __version__
 from trueint8.artifacts import sha256_file, sha256_tree
-from trueint8.errors import ConfigError, DataError, MissingDependency
+from trueint8.errors import BuildError, ConfigError, DataError, MissingDependency
 
 DEFAULT_SEQUENCE = 128
 FEW_SAMPLES = 8
@@ -112,6 +113,8 @@ class BuildPlan(CalibrationPlan):
     quantizer: QuantizerChoice | None
     search: SearchPlan | None
     options: EngineOptions
+    embed_checkpoint: bool
+    left_out: dict[str, str]
     force: bool
 
     def options_of(self, engine: Engine) -> EngineOptions:
@@ -147,6 +150,7 @@ class BuildPlan(CalibrationPlan):
             "search": self.search.request() if self.search else None,
             "engines": self.engine_versions,
             "engine-options": self.options.to_plain(),
+            "embed-checkpoint": self.embed_checkpoint,
         }
 
     def load_golden(self, inputs: Sequence[GraphInput]) -> Samples:
@@ -170,9 +174,18 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
     """
     _check_build_options(options)
     quantizer = quantizer_from_options(options)
-    engines = choose_engines(options.engine)
-    versions = {name: ENGINES.load(name).version() for name in engines}
+    chosen = choose_engines(options.engine)
+    if options.engine != "all":
+        _versions(chosen)
     plan = calibration_plan(options.model, options)
+    left_out = _left_out(chosen, plan.source, options)
+    engines = [name for name in chosen if name not in left_out]
+    if options.embed_checkpoint and not any(ENGINES.load(n).runs_checkpoint for n in engines):
+        raise ConfigError(
+            f"--embed-checkpoint: none of {', '.join(engines)} runs the checkpoint",
+            fix="leave it out, or add torch or torch-int8 to --engine",
+        )
+    versions = _versions(engines)
     golden = _existing(options.golden)
     if golden and plan.calib_data and contents(golden) & contents(plan.calib_data):
         raise ConfigError(
@@ -196,6 +209,8 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         quantizer=quantizer,
         search=search_plan(options, engines, plan.calib_data),
         options=EngineOptions(),
+        embed_checkpoint=options.embed_checkpoint,
+        left_out=left_out,
         force=options.force,
     )
 
@@ -257,6 +272,39 @@ def choose_engines(text: str) -> list[str]:
         return list(dict.fromkeys(chosen))
     here = "tensorrt" if "tensorrt" in names and gpu() and _installed("tensorrt") else "openvino"
     return [here, *(["tensorrt-rtx"] if _installed("tensorrt-rtx") else [])]
+
+
+def _versions(engines: Sequence[str]) -> dict[str, str]:
+    return {name: ENGINES.load(name).version() for name in engines}
+
+
+def _left_out(engines: list[str], source: Source, options: BuildOptions) -> dict[str, str]:
+    """Return which of ``all`` engines cannot run a source as it is asked for, and why.
+
+    Raises:
+        BuildError: If one that was named cannot run it.
+        ConfigError: If one that was named cannot run it with these options.
+    """
+    found = {}
+    for name in engines:
+        try:
+            _check_checkpoint_engine(ENGINES.load(name), source, options)
+        except (BuildError, ConfigError) as err:
+            if options.engine != "all":
+                raise
+            found[name] = err.problem
+    return found
+
+
+def _check_checkpoint_engine(engine: Engine, source: Source, options: BuildOptions) -> None:
+    if not engine.runs_checkpoint:
+        return
+    checkpoint_source(engine.name, source)
+    if engine.int8_rest() is not None and (options.groups > 1 or options.float_channels > 0):
+        raise ConfigError(
+            f"the engine {engine.name} has one scale per activation and splits no channels",
+            fix=f"leave out --groups and --float-channels, or {engine.name} in --engine",
+        )
 
 
 def _installed(engine: str) -> bool:

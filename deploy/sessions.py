@@ -225,3 +225,24 @@ def check_inputs(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> 
                 f"input {item.name!r} has dtype {arrays[item.name].dtype}, not {item.dtype}",
                 fix=f"convert it with .astype({item.dtype.name!r})",
             )
+
+
+def check_shapes(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse shapes of another rank or width, for engines that would compute nonsense of them.
+
+    Raises:
+        RunError: Naming the input.
+    """
+    from trueint8.errors import RunError
+
+    for item in inputs:
+        have = arrays[item.name].shape
+        fits = len(have) == len(item.shape) and all(
+            want in (None, axis) for want, axis in zip(item.shape, have, strict=True)
+        )
+        if not fits:
+            shape = tuple("dynamic" if d is None else d for d in item.shape)
+            raise RunError(
+                f"input {item.name!r} has shape {have}, the model takes {shape}",
+                fix="pass arrays of the model's shapes",
+            )

@@ -12,7 +12,14 @@ from calib.inputs import GraphInput
 from calib.placement import Rules
 from deploy.hardware import cpu_flags
 from deploy.kernels import Kernel
-from deploy.sessions import BuildRequest, Configuration, Precision, Running, check_inputs
+from deploy.sessions import (
+    BuildRequest,
+    Configuration,
+    Precision,
+    Running,
+    check_inputs,
+    check_shapes,
+)
 from trueint8.errors import BuildError, MissingDependency, RunError
 
 FILE = "model.xml"
@@ -55,7 +62,7 @@ class OpenVinoSession:
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch; outputs are copies."""
         check_inputs(self.inputs, arrays)
-        _check_shapes(self.inputs, arrays)
+        check_shapes(self.inputs, arrays)
         try:
             self._request.infer({i.name: arrays[i.name] for i in self.inputs})
         except RuntimeError as err:
@@ -80,21 +87,6 @@ class OpenVinoSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _check_shapes(inputs: list[GraphInput], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse shapes of another rank or width: the CPU plugin would compute nonsense of them."""
-    for item in inputs:
-        have = arrays[item.name].shape
-        fits = len(have) == len(item.shape) and all(
-            want in (None, axis) for want, axis in zip(item.shape, have, strict=True)
-        )
-        if not fits:
-            shape = tuple("dynamic" if d is None else d for d in item.shape)
-            raise RunError(
-                f"input {item.name!r} has shape {have}, the model takes {shape}",
-                fix="pass arrays of the model's shapes",
-            )
 
 
 def compile_model(library: Any, path: Path, rest: Precision, threads: int) -> Any:
