@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def write_layers(request: BuildRequest) -> None:
     replace_parameters(model, tensors)
     replace_layers(model, layers, simulated=True)
     actual = run_torch(forward, batch)
-    (expected,) = simulatedrun_torch(request.int8_graph, batch).values()
+    (expected,) = simulated_outputs(request.int8_graph, batch).values()
     allowed = _SHARE * np.square(expected - floating).sum()
     if not np.square(actual - expected).sum() <= allowed:
         raise BuildError(

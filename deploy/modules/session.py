@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,13 +111,14 @@ class TorchSession:
             torch.set_num_threads(self._running.threads)
         config = torch._inductor.config.patch({"cpp.enable_kernel_profile": self._running.profiled})
         try:
-            with torch.no_grad(), config:
+            with torch.no_grad(), config, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's compiler warns of its own parts
                 given = {i.name: self._tensor(arrays[i.name]) for i in self.inputs}
                 output = self._call(**given).float().cpu().numpy()
         except Exception as err:  # torch and the module raise whatever they like
-            first = (str(err).strip() or type(err).__name__).splitlines()[0]
+            told = " ".join(str(err).split("\n\n")[0].split()) or type(err).__name__
             raise RunError(
-                f"torch failed: {type(err).__name__}: {first}",
+                f"torch failed: {told}",
                 fix="check shapes and token ids; `deploy profile` also runs the checkpoint eagerly",
             ) from err
         return {self._output: output}
