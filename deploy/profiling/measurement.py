@@ -265,6 +265,7 @@ def _row(
     graph = configuration.graph
     files = {"float": FLOAT_GRAPH, "int8": f"{ENGINE}/{engine}/"}
     made = Kind.SIMULATED if graph == "simulated" else Kind.MEASURED
+    whole = graph in files and not ENGINES.load(engine).runs_checkpoint
     return Row(
         schema=SCHEMA,
         session=session.id,
@@ -282,7 +283,7 @@ def _row(
         rest=configuration.rest,
         mode=configuration.mode,
         kind=kind or made,
-        size_mib=bundle.size_mib(files[graph]) if graph in files else None,
+        size_mib=bundle.size_mib(files[graph]) if whole else None,
         note=_note(session, bundle),
         environment=session.environment,
         **figures,

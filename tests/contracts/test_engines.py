@@ -77,7 +77,15 @@ def _installed(name: str) -> Engine:
     return engine
 
 
-@pytest.fixture(scope="module", params=ENGINES.names())
+COMPILED_TWICE = "torch"
+"""Its session is that of torch-int8, which runs the same checks in every run of the tests."""
+PARAMETERS = [
+    pytest.param(name, marks=pytest.mark.slow) if name == COMPILED_TWICE else name
+    for name in ENGINES.names()
+]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Build what the engine takes."""
     engine = _installed(request.param)
