@@ -19,7 +19,7 @@ from deploy.exporting import load_torch_model
 from deploy.kernels import Kernel
 from deploy.modules.layers import check_exact, replace_layers, replace_parameters
 from deploy.modules.parameters import read_parameters
-from deploy.modules.tracing import Executed, Trace, executed, weights_of
+from deploy.modules.tracing import Executed, Trace, executed, kernels_of, weights_of
 from deploy.sessions import Configuration, Precision, Running, check_inputs, check_shapes
 from trueint8.errors import RunError
 
@@ -93,7 +93,8 @@ class TorchSession:
         check_shapes(self.inputs, arrays)
         if not self._running.profiled:
             return self._run(arrays)
-        self._run(arrays) if not self._executed else None  # compiles
+        if not self._executed:
+            self._run(arrays)  # compiles
         result, found = self.traced(arrays)
         self._executed.append(found)
         return result
@@ -154,8 +155,6 @@ def audit_session(
     session: TorchSession, running: Running, matmuls: Mapping[str, str]
 ) -> list[Kernel]:
     """Run a batch of the usual shape twice, and return what the second executed, in order."""
-    from deploy.modules.tracing import kernels_of
-
     arrays = usual_arrays(session.inputs, running)
     session.run(arrays)
     return kernels_of(session.traced(arrays)[1], matmuls)
