@@ -42,6 +42,9 @@ AUTO = "auto"
 _LEAST = 1e-5
 """Of a scale before normalization: a channel that is always 0 has no range."""
 
+_GAIN, _SCALED, _SHIFTED = "_smooth", "/scaled", "/smoothed"
+"""Endings of what smoothing adds: a LayerNorm's gain, and the Mul and the Add before a matmul."""
+
 
 @dataclass(frozen=True, slots=True)
 class Smoothing:
@@ -173,7 +176,7 @@ def _into_norm(graph: ir.Graph, norm: ir.Node, scale: np.ndarray, shift: np.ndar
     gain = _array(norm.inputs[1]).astype(np.float64)
     given = norm.inputs[2] if len(norm.inputs) > 2 else None
     bias = _array(given).astype(np.float64) if given is not None else np.zeros_like(gain)
-    norm.replace_input_with(1, _added(graph, f"{norm.inputs[1].name}_smooth", gain / scale))  # type: ignore[union-attr]
+    norm.replace_input_with(1, _added(graph, f"{norm.inputs[1].name}{_GAIN}", gain / scale))  # type: ignore[union-attr]
     made = _added(graph, f"{norm.inputs[1].name}_shift", (bias - shift) / scale)  # type: ignore[union-attr]
     if len(norm.inputs) > 2:
         norm.replace_input_with(2, made)
@@ -247,9 +250,9 @@ def _explicit(graph: ir.Graph, group: Readers, scale: np.ndarray, shift: np.ndar
     if shift.any():
         offset = _added(graph, f"{name}_unshift", -shift / scale)
         nodes.append(ir.node("Add", [product.outputs[0], offset]))
-    for node, stem in zip(nodes, ("scaled", "smoothed"), strict=False):
-        node.name = f"{name}/{stem}"
-        node.outputs[0].name = fresh_name(graph, f"{name}_{stem}")
+    for node, ending in zip(nodes, (_SCALED, _SHIFTED), strict=False):
+        node.name = f"{name}{ending}"
+        node.outputs[0].name = fresh_name(graph, f"{name}_{ending[1:]}")
         node.outputs[0].type, node.outputs[0].shape = group.value.type, group.value.shape
     producer = group.value.producer()
     if producer is None:
@@ -267,6 +270,31 @@ def _multiply(graph: ir.Graph, node: ir.Node, scale: np.ndarray, shift: np.ndarr
     node.replace_input_with(1, made)
     if shift.any():
         _add_bias(graph, node, shift @ weight)
+
+
+def explicit_factors(value: ir.Value) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Return u (C,) and v (C,) of the u·X + v that stands before a matmul; None if none does.
+
+    Args:
+        value: What the matmul, or its Q/DQ, reads. v is None where nothing was shifted.
+    """
+    node, shift = value.producer(), None
+    if node is not None and node.op_type == "Add" and str(node.name).endswith(_SHIFTED):
+        shift, node = _array(node.inputs[1]), node.inputs[0].producer()  # type: ignore[union-attr]
+    if node is None or node.op_type != "Mul" or not str(node.name).endswith(_SCALED):
+        return None
+    return _array(node.inputs[1]), shift
+
+
+def smoothed_norms(model: ir.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return gain and bias (C,) of every LayerNorm that took factors, by its gain's old name."""
+    found = {}
+    for node in model.graph:
+        gain = node.inputs[1] if node.op_type == "LayerNormalization" else None
+        if gain is not None and str(gain.name).endswith(_GAIN):
+            name = str(gain.name).removesuffix(_GAIN)
+            found[name] = _array(gain), _array(node.inputs[2])
+    return found
 
 
 def correct_biases(

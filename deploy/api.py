@@ -92,9 +92,10 @@ def load(
     precisions = list(dict.fromkeys(c.rest for c in chosen.floats()))
     known = precision is None or precision in precisions
     if graph not in ("int8", "float") or usual is None or not known:
+        graphs = "pass graph='float'" if int8_configuration(chosen) is None else "int8 or float"
         raise ConfigError(
             f"{name} has no {graph!r} graph with precision {precision!r}",
-            fix=f"graph is int8 or float; precision: {', '.join(precisions)}",
+            fix=f"graph: {graphs}; precision: {', '.join(precisions)}",
         )
     configuration = replace(usual, rest=precision or usual.rest)
     whole = graph == "float" and not chosen.runs_checkpoint

@@ -19,7 +19,7 @@ from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.kernels import Kernel, executed_precisions
 from deploy.profiling.results import Coverage
-from deploy.sessions import Configuration, Engine, Running, Session
+from deploy.sessions import Configuration, Engine, Graph, Running, Session
 from export.onnx_file import load_clean
 from trueint8.errors import UnknownName
 from trueint8.kinds import Kind
@@ -242,8 +242,8 @@ def audit_engine(bundle: Bundle, name: str, *, profiled: bool = False) -> Audit:
         RunError: If its files do not fit this machine.
     """
     engine = engine_of(bundle, name)
-    rest = bundle.manifest.engines[name].rest
-    configuration = Configuration("int8", rest)
+    graph: Graph = "float" if engine.int8_rest() is None else "int8"
+    configuration = Configuration(graph, bundle.manifest.engines[name].rest)
     subject = subject_of(bundle, name)
     running = bundle.running(name, default_threads())
     path = bundle.engine_folder(name)

@@ -17,6 +17,7 @@ from calib.quantization import Request as Quantization
 from calib.ranges import DataEntry, entry_from, ranges_bytes, read_ranges
 from deploy import bundle as layout
 from deploy.bundle import Bundle, open_bundle, seal
+from deploy.checkpoint_files import embed_checkpoint
 from deploy.commands.build import OURS
 from deploy.compiling import Steps, build_engines, golden_graphs
 from deploy.engine_graphs import special_rules
@@ -83,6 +84,8 @@ def _existing(plan: BuildPlan) -> Bundle | None:
 
 def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     steps = Steps()
+    for name, why in plan.left_out.items():
+        progress.say(f"left out {name}: {why}")
     with steps.timed("export"):
         inputs, samples, parity = write_float_graph(folder, plan, progress)
     warnings = [] if plan.ranges else plan.warnings(samples)
@@ -110,6 +113,8 @@ def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:
     with storage_errors(folder):
         if prepared.ranges is not None:
             (folder / layout.RANGES).write_bytes(ranges_bytes(prepared.ranges))
+    if plan.embed_checkpoint:
+        embed_checkpoint(plan.source, folder)
     engines = build_engines(folder, plan, shapes, prepared, samples, steps, progress)
     if plan.source.tokenizer is not None:
         (folder / layout.TOKENIZER).mkdir()

@@ -95,8 +95,8 @@ def build_engines(
         half = engine.placement.rest == "fp16" and not plan.fp32_rest
         options = plan.options_of(engine)
         running = Running(default_threads(), options, shapes)
-        configuration = int8_configuration(engine)
-        assert configuration is not None
+        int8 = int8_configuration(engine)
+        configuration = int8 or engine.floats()[0]
         if engine.placement.rest and not half:
             configuration = replace(configuration, rest="fp32")
         with (
@@ -112,7 +112,7 @@ def build_engines(
         title = f"check {name}"
         with steps.timed(title), progress.step(title), _full_disk_told(target, needed):
             floats = {n for n, reason in {**common, **(reasons or {})}.items() if reason}
-            kernels = engine.audit(target, configuration, running, names)
+            kernels = engine.audit(target, configuration, running, names) if int8 else []
             audit = executed_precisions(kernels, names, floats)
             if engine.runs_here:
                 outputs = _run(engine, target, configuration, running, batch)
@@ -179,7 +179,7 @@ def _run(
     for name, values in outputs.items():
         if not np.isfinite(values).all():
             raise CalibrationError(
-                f"the INT8 engine {engine.name} gives NaN or infinite values in {name!r}",
+                f"the engine {engine.name} gives NaN or infinite values in {name!r}",
                 fix="try another --calib or a higher --percentile",
             )
     return outputs

@@ -14,6 +14,7 @@ from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput, Request
 from calib.quantization import DEFAULT_ESTIMATOR, Settings
 from calib.ranges import Estimator
+from deploy.checkpoint_files import checkpoint_source
 from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
 from deploy.engine_flags import engine_options
@@ -114,6 +115,8 @@ class BuildPlan(CalibrationPlan):
     options: EngineOptions
     shapes: ShapeWishes
     command: str
+    embed_checkpoint: bool
+    left_out: dict[str, str]
     force: bool
 
     def options_of(self, engine: Engine) -> EngineOptions:
@@ -150,6 +153,7 @@ class BuildPlan(CalibrationPlan):
             "engines": self.engine_versions,
             "engine-options": self.options.to_plain(),
             "shapes": self.shapes.to_plain(),
+            "embed-checkpoint": self.embed_checkpoint,
         }
 
     def load_golden(self, inputs: Sequence[GraphInput], count: int) -> Samples:
@@ -174,10 +178,19 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
     """
     _check_build_options(options)
     quantizer = quantizer_from_options(options)
-    engines = choose_engines(options.engine)
-    versions = {name: ENGINES.load(name).version() for name in engines}
-    _refuse_unbuildable(engines)
+    chosen = choose_engines(options.engine)
+    if options.engine != "all":
+        _versions(chosen)
     plan = calibration_plan(options.model, options)
+    left_out = _left_out(chosen, plan.source, options)
+    engines = [name for name in chosen if name not in left_out]
+    if options.embed_checkpoint and not any(ENGINES.load(n).runs_checkpoint for n in engines):
+        raise ConfigError(
+            f"--embed-checkpoint: none of {', '.join(engines)} runs the checkpoint",
+            fix="leave it out, or add torch or torch-int8 to --engine",
+        )
+    versions = _versions(engines)
+    _refuse_unbuildable(engines)
     golden = _existing(options.golden)
     if golden and plan.calib_data and contents(golden) & contents(plan.calib_data):
         raise ConfigError(
@@ -203,6 +216,8 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
         options=engine_options(options, engines),
         shapes=shape_wishes(options),
         command=typed(options, "deploy build", without=("out", "force", "json", "quiet")),
+        embed_checkpoint=options.embed_checkpoint,
+        left_out=left_out,
         force=options.force,
     )
 
@@ -264,6 +279,39 @@ def choose_engines(text: str) -> list[str]:
         return list(dict.fromkeys(chosen))
     here = "tensorrt" if ENGINES.load("tensorrt").runs_here else "openvino"
     return [here, *(["tensorrt-rtx"] if _installed("tensorrt-rtx") else [])]
+
+
+def _versions(engines: Sequence[str]) -> dict[str, str]:
+    return {name: ENGINES.load(name).version() for name in engines}
+
+
+def _left_out(engines: list[str], source: Source, options: BuildOptions) -> dict[str, str]:
+    """Return which of ``all`` engines cannot run a source as it is asked for, and why.
+
+    Raises:
+        BuildError: If one that was named cannot run it.
+        ConfigError: If one that was named cannot run it with these options.
+    """
+    found = {}
+    for name in engines:
+        try:
+            _check_checkpoint_engine(ENGINES.load(name), source, options)
+        except (BuildError, ConfigError) as err:
+            if options.engine != "all":
+                raise
+            found[name] = err.problem
+    return found
+
+
+def _check_checkpoint_engine(engine: Engine, source: Source, options: BuildOptions) -> None:
+    if not engine.runs_checkpoint:
+        return
+    checkpoint_source(engine.name, source)
+    if engine.int8_rest() is not None and (options.groups > 1 or options.float_channels > 0):
+        raise ConfigError(
+            f"the engine {engine.name} has one scale per activation and splits no channels",
+            fix=f"leave out --groups and --float-channels, or {engine.name} in --engine",
+        )
 
 
 def _installed(engine: str) -> bool:

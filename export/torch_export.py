@@ -44,7 +44,7 @@ def export_module(
             parity is above the tolerance of :mod:`export.parity`.
     """
     batches = [*samples, *reshaped(samples[0], left=model.left)]
-    expected = [_run_torch(model, batch) for batch in batches]
+    expected = [run_torch(model, batch) for batch in batches]
     if half:
         model, batches = model.half(), [_halved(batch) for batch in batches]
     example = {k: torch.from_numpy(v) for k, v in _at_least_two(batches[0]).items()}
@@ -65,7 +65,8 @@ def _halved(batch: Arrays) -> dict[str, np.ndarray]:
     return {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in batch.items()}
 
 
-def _run_torch(model: Any, batch: Arrays) -> np.ndarray:
+def run_torch(model: Any, batch: Arrays) -> np.ndarray:
+    """Run a module of :func:`export_module` on a batch."""
     with torch.no_grad():
         output: np.ndarray = model(**{k: torch.from_numpy(v) for k, v in batch.items()}).numpy()
     return output

@@ -56,9 +56,15 @@ class BuildOptions(EngineFlags):
     )
     engine: str = option(
         "auto",
-        help="openvino, onnxruntime, tensorrt, tensorrt-rtx, several with commas, or all: "
-        "every one that is installed and builds here. auto: tensorrt where it and a GPU are here, "
-        "else openvino, plus a TensorRT-RTX plan where that package is installed.",
+        help="openvino, onnxruntime, tensorrt, tensorrt-rtx, torch, torch-int8, several with "
+        "commas, or all: every one installed that builds here. auto: tensorrt where it and a GPU are "
+        "here, else openvino, plus a TensorRT-RTX plan where that package is installed.",
+    )
+    embed_checkpoint: bool = option(
+        False,
+        type=bool,
+        help="Copy the checkpoint into the bundle for the engines torch and torch-int8, which "
+        "otherwise read it, checked by hash, where it is now.",
     )
     golden: str | None = option(
         help="Data for the golden inputs.  [default: token ids drawn from the vocabulary]"

@@ -307,6 +307,7 @@ def _row(
     files = {"float": FLOAT_GRAPH, "int8": f"{ENGINE}/{engine}/"}
     executes = graph == "int8" and _executes_int8(figures["coverage"])
     made = Kind.MEASURED if graph == "float" or executes else Kind.SIMULATED
+    whole = graph in files and not ENGINES.load(engine).runs_checkpoint
     return Row(
         schema=SCHEMA,
         session=session.id,
@@ -324,7 +325,7 @@ def _row(
         rest=configuration.rest,
         mode=configuration.mode,
         kind=kind or made,
-        size_mib=bundle.size_mib(files[graph]) if graph in files else None,
+        size_mib=bundle.size_mib(files[graph]) if whole else None,
         environment=session.environment,
         **figures,
     )

@@ -82,7 +82,7 @@ def search_plan(
             fix="pass --eval-samples 128",
         )
     data = _evaluation(options, calib_data)
-    running = [name for name in engines if _measurable(ENGINES.load(name))]
+    running = [name for name in engines if measurable(ENGINES.load(name))]
     if not running:
         raise ConfigError(
             f"none of {', '.join(engines)} runs on this machine, so no drop can be measured",
@@ -121,8 +121,8 @@ def _evaluation(options: BuildOptions, calib_data: Path | None) -> Path:
     return data
 
 
-def _measurable(engine: Engine) -> bool:
-    """Return whether graphs with INT8 can be measured on an engine."""
+def measurable(engine: Engine) -> bool:
+    """Return whether any Q/DQ graph can be built and measured on an engine here."""
     has_int8 = engine.int8_rest() is not None
     return engine.runs_here and has_int8 and not engine.runs_checkpoint
 

@@ -23,6 +23,7 @@ from deploy.profiling.scoring import DROP_UNIT, Metric, Scores, drop, recovery, 
 from deploy.profiling.statistics import Estimate
 from deploy.record import Record
 from deploy.search.candidates import Evaluator, Open, open_on, open_simulated, quantized_from_bundle
+from deploy.search.planning import measurable
 from deploy.sessions import Engine
 from trueint8.artifacts import sha256_tree, write_atomically
 from trueint8.errors import ConfigError, DataError, RunError, UnknownName
@@ -207,9 +208,10 @@ def _engine(bundle: Bundle, name: str | None) -> Engine | None:
             fix=f"{did_you_mean(name, held)}choose from: {', '.join(held)}",
         )
     engine: Engine = ENGINES.load(name)
-    if not engine.runs_here:
+    if not measurable(engine):
+        why = "runs checkpoints, not graphs" if engine.runs_here else "cannot run on this machine"
         raise RunError(
-            f"{name} cannot run on this machine, so nothing can be measured on it",
+            f"{name} {why}, so nothing can be measured on it",
             fix="leave out --engine to simulate, or choose an engine that runs here",
         )
     return engine

@@ -143,12 +143,17 @@ _MAKERS = {
         _bert(v, label2id=CLASS_NAMES, id2label={i: n for n, i in CLASS_NAMES.items()})
     ),
     "bert-bare": lambda v: transformers.BertModel(_bert(v)),
+    "bert-one-layer": lambda v: transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=v, max_position_embeddings=POSITIONS, **{**_TINY, "num_hidden_layers": 1}
+        )
+    ),
     "roberta": _roberta,
     "opt": _opt,
     "gpt2": _gpt2,
     "llama": _llama,
 }
-FAMILIES = tuple(_MAKERS)
+FAMILIES = tuple(name for name in _MAKERS if name != "bert-one-layer")
 
 
 def write_arrays(path: Path, *, rows: int, length: int, **replaced: np.ndarray) -> Path:

@@ -20,7 +20,7 @@ import deploy
 from deploy.bundle import Bundle, open_bundle
 from export.checkpoint import quiet_transformers
 from tests.deploy.checkpoints import FAMILIES, LAYERS, POSITIONS
-from tests.deploy.conftest import SEQUENCE, SMALL
+from tests.deploy.conftest import GRAPH_ENGINES, SEQUENCE, SMALL
 from tests.deploy.running import run_here
 
 Built = Callable[[str], Bundle]
@@ -359,7 +359,7 @@ def test_smoothed_bundles_run_in_int8_and_say_so(
     ended = run_here(
         "build", checkpoint("bert"), "--int8", "--calib", "minmax", "--smooth", method,
         "--calib-data", calibration, "--calib-samples", 16, "--seq-len", SEQUENCE,
-        "--engine", "all", "-o", tmp_path / "o",
+        "--engine", GRAPH_ENGINES, "-o", tmp_path / "o",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     made = open_bundle(tmp_path / "o")

@@ -16,7 +16,7 @@ from export.onnx_file import load_clean, model_bytes
 from export.passes.permute_channels import PermuteChannels
 from export.reference import open_reference
 from tests.deploy.checkpoints import FAMILIES
-from tests.deploy.conftest import SEQUENCE, SMALL
+from tests.deploy.conftest import GRAPH_ENGINES, SEQUENCE, SMALL
 from tests.deploy.running import run_here
 
 Built = Callable[[str], Bundle]
@@ -49,7 +49,7 @@ def test_every_engine_runs_the_groups_in_int8_and_the_outliers_in_float(
     family: str, per_layer: int, checkpoint: Checkpoint, calibration: Path, tmp_path: Path
 ) -> None:
     made = deploy.build(
-        checkpoint(family), calib_data=calibration, out=tmp_path / "o", engine="all",
+        checkpoint(family), calib_data=calibration, out=tmp_path / "o", engine=GRAPH_ENGINES,
         calib="minmax", groups=2, float_channels=8, **SMALL,
     )  # fmt: skip
     assert made.manifest.calibration_label == "minmax, auto, 2 groups, 8 float channels"

@@ -19,7 +19,7 @@ from deploy.bundle import Bundle
 from export.checkpoint import quiet_transformers
 from export.onnx_file import save_model
 from tests.deploy.checkpoints import LAYERS
-from tests.deploy.conftest import SMALL
+from tests.deploy.conftest import GRAPH_ENGINES, SMALL
 from tests.deploy.running import run_here
 from tests.export.graphs import graph_from_text, normal
 
@@ -59,7 +59,7 @@ def build_wide(wide: Path, made: Path, calibration: Path) -> Callable[..., Bundl
                 wide,
                 calib_data=calibration,
                 out=made / f"wide-{name}",
-                engine="all",
+                engine=GRAPH_ENGINES,
                 **{**SMALL, **options},
             )
         return done[name]

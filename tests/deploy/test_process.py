@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deploy.bundle import Bundle, open_bundle
-from tests.deploy.conftest import SEQUENCE
+from tests.deploy.conftest import GRAPH_ENGINES, SEQUENCE
 from tests.deploy.running import STAGING, Ended, left_behind, run_process, start
 
 Checkpoint = Callable[[str], Path]
@@ -25,7 +25,7 @@ REPRODUCED = ("model.onnx", "model.int8.onnx", "ranges.safetensors", "golden.saf
 def line(checkpoint: Checkpoint, calibration: Path, tmp_path: Path) -> tuple[object, ...]:
     return (
         "build", checkpoint("bert"), "--int8", "--calib", "minmax", "--calib-data",
-        calibration, "--calib-samples", 16, "--seq-len", SEQUENCE, "--engine", "all",
+        calibration, "--calib-samples", 16, "--seq-len", SEQUENCE, "--engine", GRAPH_ENGINES,
         "-o", tmp_path / "out",
     )  # fmt: skip
 
