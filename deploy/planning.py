@@ -14,9 +14,14 @@ from calib.estimators import ESTIMATORS
 from calib.inputs import GraphInput, Request
 from calib.quantization import DEFAULT_ESTIMATOR, Settings
 from calib.ranges import Estimator
-from deploy.checkpoint_files import checkpoint_source
 from deploy.commands.build import BuildOptions, default_out
 from deploy.commands.calibrate import CalibrationOptions
+from deploy.engine_choice import (
+    choose_engines,
+    engine_versions,
+    left_out_engines,
+    refuse_unbuildable,
+)
 from deploy.engine_flags import engine_options
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
@@ -33,7 +38,7 @@ from deploy.shapes import ShapeWishes, shape_wishes
 from export.source import Source, source_from_argument
 from trueint8 import __version__
 from trueint8.artifacts import sha256_file, sha256_tree
-from trueint8.errors import BuildError, ConfigError, DataError, MissingDependency
+from trueint8.errors import ConfigError, DataError
 
 DEFAULT_SEQUENCE = 128
 FEW_SAMPLES = 8
@@ -180,17 +185,17 @@ def plan_from_options(options: BuildOptions) -> BuildPlan:
     quantizer = quantizer_from_options(options)
     chosen = choose_engines(options.engine)
     if options.engine != "all":
-        _versions(chosen)
+        engine_versions(chosen)
     plan = calibration_plan(options.model, options)
-    left_out = _left_out(chosen, plan.source, options)
+    left_out = left_out_engines(chosen, plan.source, options)
     engines = [name for name in chosen if name not in left_out]
     if options.embed_checkpoint and not any(ENGINES.load(n).runs_checkpoint for n in engines):
         raise ConfigError(
             f"--embed-checkpoint: none of {', '.join(engines)} runs the checkpoint",
             fix="leave it out, or add torch or torch-int8 to --engine",
         )
-    versions = _versions(engines)
-    _refuse_unbuildable(engines)
+    versions = engine_versions(engines)
+    refuse_unbuildable(engines)
     golden = _existing(options.golden)
     if golden and plan.calib_data and contents(golden) & contents(plan.calib_data):
         raise ConfigError(
@@ -259,78 +264,6 @@ def calibration_plan(model: str | None, options: CalibrationOptions) -> Calibrat
         ),
         allow_pickle=options.allow_pickle,
     )
-
-
-def choose_engines(text: str) -> list[str]:
-    """Return engine names for ``auto``, ``all`` (that are installed and build here), or a list.
-
-    Raises:
-        UnknownName: If there is no engine of that name.
-    """
-    names = ENGINES.names()
-    if text == "all":
-        return [n for n in names if _installed(n) and ENGINES.load(n).builds_here]
-    if text != "auto":
-        chosen = [part.strip() for part in text.split(",") if part.strip()]
-        for name in chosen:
-            ENGINES.load(name)
-        if not chosen:
-            raise ConfigError("--engine is empty", fix=f"choose auto, all, or {', '.join(names)}")
-        return list(dict.fromkeys(chosen))
-    here = "tensorrt" if ENGINES.load("tensorrt").runs_here else "openvino"
-    return [here, *(["tensorrt-rtx"] if _installed("tensorrt-rtx") else [])]
-
-
-def _versions(engines: Sequence[str]) -> dict[str, str]:
-    return {name: ENGINES.load(name).version() for name in engines}
-
-
-def _left_out(engines: list[str], source: Source, options: BuildOptions) -> dict[str, str]:
-    """Return which of ``all`` engines cannot run a source as it is asked for, and why.
-
-    Raises:
-        BuildError: If one that was named cannot run it.
-        ConfigError: If one that was named cannot run it with these options.
-    """
-    found = {}
-    for name in engines:
-        try:
-            _check_checkpoint_engine(ENGINES.load(name), source, options)
-        except (BuildError, ConfigError) as err:
-            if options.engine != "all":
-                raise
-            found[name] = err.problem
-    return found
-
-
-def _check_checkpoint_engine(engine: Engine, source: Source, options: BuildOptions) -> None:
-    if not engine.runs_checkpoint:
-        return
-    checkpoint_source(engine.name, source)
-    if engine.int8_rest() is not None and (options.groups > 1 or options.float_channels > 0):
-        raise ConfigError(
-            f"the engine {engine.name} has one scale per activation and splits no channels",
-            fix=f"leave out --groups and --float-channels, or {engine.name} in --engine",
-        )
-
-
-def _installed(engine: str) -> bool:
-    try:
-        ENGINES.load(engine).version()
-    except MissingDependency:
-        return False
-    return True
-
-
-def _refuse_unbuildable(engines: Sequence[str]) -> None:
-    """Say before the calibration what would only be said after it."""
-    for name in engines:
-        if not ENGINES.load(name).builds_here:
-            others = [n for n in ENGINES.names() if ENGINES.load(n).builds_here]
-            raise BuildError(
-                f"{name} builds on the GPU that it builds for, and there is none here",
-                fix=f"build on that machine, or choose from: {', '.join(others)}",
-            )
 
 
 def _check_build_options(options: BuildOptions) -> None:

@@ -57,8 +57,8 @@ class BuildOptions(EngineFlags):
     engine: str = option(
         "auto",
         help="openvino, onnxruntime, tensorrt, tensorrt-rtx, torch, torch-int8, several with "
-        "commas, or all: every one installed that builds here. auto: tensorrt where it and a GPU are "
-        "here, else openvino, plus a TensorRT-RTX plan where that package is installed.",
+        "commas, or all: every one installed that builds here. auto: tensorrt where it and a GPU "
+        "are here, else openvino, plus a TensorRT-RTX plan where that package is installed.",
     )
     embed_checkpoint: bool = option(
         False,

@@ -107,7 +107,7 @@ def _distribution_of(engine: str) -> str | None:
 def _default_engine_problems(engines: list[dict[str, Any]]) -> list[str]:
     import tempfile
 
-    from deploy.planning import choose_engines
+    from deploy.engine_choice import choose_engines
     from deploy.probe import probe_engine
     from trueint8.errors import TrueInt8Error
 

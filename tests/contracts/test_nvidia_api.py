@@ -245,7 +245,7 @@ ENGINE_WITHOUT_GPU = """
 from pathlib import Path
 from deploy.engines.tensorrt import ENGINE
 from deploy.nvidia.library import log_lines, log_of
-from deploy.planning import choose_engines
+from deploy.engine_choice import choose_engines
 from deploy.sessions import BuildRequest, Configuration, Running
 from trueint8.errors import TrueInt8Error
 from trueint8.progress import Silence

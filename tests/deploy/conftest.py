@@ -11,8 +11,8 @@ import pytest
 
 import deploy
 from deploy.bundle import Bundle
+from deploy.engine_choice import choose_engines
 from deploy.engines import ENGINES
-from deploy.planning import choose_engines
 from tests.deploy import checkpoints, planting
 
 SEQUENCE = 32

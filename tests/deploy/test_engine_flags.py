@@ -12,10 +12,10 @@ import deploy
 from calib.inputs import GraphInput
 from deploy.bundle import Bundle, open_bundle
 from deploy.commands.build import BuildOptions
+from deploy.engine_choice import choose_engines
 from deploy.engine_flags import engine_options
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
-from deploy.planning import choose_engines
 from deploy.shapes import engine_shapes, fitting, longest_sequence, shape_wishes
 from tests.deploy.running import run_here
 from trueint8.errors import BuildError, ConfigError
