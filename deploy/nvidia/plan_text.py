@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from trueint8.errors import RunError
+
 _TYPE_NAMES = {"float": "fp32", "half": "fp16", "bfloat16": "bf16", "int8": "int8"}
 _GEMM_OPERATIONS = ("fully_connected", "runtime_fusion", "corrltn")
 _ATTENTION = "_gemm_mha"
@@ -53,6 +55,9 @@ def plan_operations(plan: bytes) -> list[PlanOperation]:
     """Return the kernels of a plan in order.
 
     The format is undocumented; checked with TensorRT-RTX 1.7.
+
+    Raises:
+        RunError: If no kernel is listed in it: it is no such plan.
     """
     text = plan.decode("latin1")
     types = {}
@@ -60,7 +65,12 @@ def plan_operations(plan: bytes) -> list[PlanOperation]:
         declared = re.search(r"\btype=(\w+)", match[3])
         types[match[2]] = declared[1] if declared else "?"
     start = text.find("\nmain {")
-    main = text[start : text.find("\nshape_main", start)] if start >= 0 else ""
+    if start < 0:
+        raise RunError(
+            "the plan lists no kernels that TensorRT-RTX 1.7 would",
+            fix="build the bundle again with the version that is installed here",
+        )
+    main = text[start : text.find("\nshape_main", start)]
     operations = []
     for match in re.finditer(r'\n  ([a-z_0-9]+)=\{ name=("?)([^\s"]+)\2([^\n]*)', main):
         arguments = re.search(r"\binput(?:_args)?=\{([^}]*)\}", match[4])

@@ -135,3 +135,11 @@ def test_an_input_that_decides_shapes_is_refused(tmp_path: Path) -> None:
     save_model(graph_from_text(text), tmp_path / "m.onnx")
     with pytest.raises(BuildError, match="input 's' decides the shapes"):
         ENGINE.build(BuildRequest(tmp_path / "m.onnx", tmp_path, {}, Silence()))
+
+
+def test_the_audit_of_what_is_no_plan_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"this is no plan" * 99)
+    with pytest.raises(RunError) as caught:
+        ENGINE.audit(tmp_path, Configuration("int8", "fp16"), Running(1), {"up": ""})
+    assert "lists no kernels" in caught.value.problem
+    assert "build the bundle again" in caught.value.fix
