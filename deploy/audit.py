@@ -27,6 +27,8 @@ from trueint8.kinds import Kind
 REFUSED = "refused"
 """What is said of every matmul of a graph that an engine does not take."""
 
+FLOAT_MODEL = "this engine runs the float model"
+
 PROFILED_RUNS = 20
 
 
@@ -245,6 +247,9 @@ def audit_engine(bundle: Bundle, name: str, *, profiled: bool = False) -> Audit:
     graph: Graph = "float" if engine.int8_rest() is None else "int8"
     configuration = Configuration(graph, bundle.manifest.engines[name].rest)
     subject = subject_of(bundle, name)
+    if graph == "float":
+        floats = [replace(p, reason=FLOAT_MODEL) for p in subject.products]
+        subject = replace(subject, products=floats, readings={})
     running = bundle.running(name, default_threads())
     path = bundle.engine_folder(name)
     kernels = engine.audit(path, configuration, running, returned(bundle, name))

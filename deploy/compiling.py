@@ -126,6 +126,7 @@ def build_engines(
             options=options.to_plain(),
             graph=graph.name,
             reasons=reasons,
+            int8=int8 is not None,
             int8_matmuls=sum(p == "int8" for p in audit.values()),
             cosine=cosine if engine.runs_here else None,
             simulated_cosine=None if engine.runs_here else cosine,

@@ -95,6 +95,7 @@ class EngineEntry(Record):
         description="Why matmuls are not quantized in that graph, empty where they are; null "
         "where `matmuls` says it.",
     )
+    int8: bool = Field(default=True, description="False: it runs the float model.")
     int8_matmuls: int
     cosine: float | None = Field(
         description="MEASURED: of all outputs on the first calibration batch to the float graph's; "

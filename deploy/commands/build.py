@@ -214,10 +214,9 @@ def _summary(bundle: Any, built: bool) -> str:
     for name, engine in manifest.engines.items():
         kind = "MEASURED" if engine.runs_here else "BUILT"
         close = "" if engine.cosine is None else f", cosine to float {engine.cosine:.5f}"
-        lines.append(
-            f"  {name} {engine.version}: {engine.int8_matmuls} matmuls in INT8, "
-            f"rest {engine.rest.upper()}{close}  [{kind}, read from the engine]"
-        )
+        runs = f"{engine.int8_matmuls} matmuls in INT8, rest {engine.rest.upper()}"
+        runs = runs if engine.int8 else "the float model, no INT8"
+        lines.append(f"  {name} {engine.version}: {runs}{close}  [{kind}, read from the engine]")
         if engine.simulated_cosine is not None:
             lines.append(f"    cosine to float {engine.simulated_cosine:.5f}  [SIMULATED]")
         if engine.reasons is not None:

@@ -8,10 +8,10 @@ import pytest
 
 from deploy.engines import ENGINES
 from deploy.kernels import Kernel, executed_precisions, fused_attentions
-from deploy.sessions import Configuration, Engine
+from deploy.sessions import Configuration, Engine, Running, Shapes
 from export.onnx_file import save_model
 from export.passes import clean
-from tests.contracts.test_engines import RUNNING, TEXT, WIDTH
+from tests.contracts.subjects import TEXT, WIDTH
 from tests.export.graphs import graph_from_text, normal
 from trueint8.errors import MissingDependency
 
@@ -30,7 +30,9 @@ def test_a_float_graph_is_audited_in_fp32(name: str, tmp_path: Path) -> None:
     save_model(clean(graph_from_text(TEXT, tensors)), tmp_path / "float.onnx")
     matmuls = {"block.up": "", "block.keep": "", "block.down": "y"}
     configuration = Configuration("float", "fp32")
-    kernels = engine.audit(tmp_path / "float.onnx", configuration, RUNNING, matmuls)
+    shapes: Shapes = {"x": ((1, 1, WIDTH), (2, 8, WIDTH), (4, 16, WIDTH))}
+    running = Running(1, shapes=shapes)
+    kernels = engine.audit(tmp_path / "float.onnx", configuration, running, matmuls)
     assert set(executed_precisions(kernels, matmuls).values()) == {"fp32"}
 
 
