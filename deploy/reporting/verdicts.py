@@ -72,10 +72,10 @@ def _accuracy(comparison: Comparison) -> str:
         return "accuracy was not computed"
     lost = comparison.drop
     if lost is not None and figure.metric == "perplexity":
-        return f"perplexity {lost.value:+.2f} % {bracketed(lost, 2, signed=True)}"
+        return f"perplexity {_signed(lost.value)} % {bracketed(lost, 2, signed=True)}"
     if lost is not None and figure.metric == "accuracy":
         gained = Estimate(-lost.value, -lost.high, -lost.low)
-        return f"accuracy {gained.value + 0.0:+.2f} points {bracketed(gained, 2, signed=True)}"
+        return f"accuracy {_signed(gained.value)} points {bracketed(gained, 2, signed=True)}"
     if lost is not None and figure.metric == "cosine":
         same = Estimate(*(1 - v / 100 for v in (lost.value, lost.high, lost.low)))
         return f"cosine to the FP32 outputs {same.value:.5f} {bracketed(same, 5)}"
@@ -98,6 +98,9 @@ def _coverage(comparison: Comparison) -> str:
 def bracketed(estimate: Estimate, decimals: int, *, signed: bool = False) -> str:
     """Return the 95 % interval in brackets."""
     sign = "+" if signed else ""
-    # a tiny negative end must not read as minus nothing
     low, high = (round(v, decimals) + 0.0 for v in (estimate.low, estimate.high))
     return f"[{low:{sign}.{decimals}f}, {high:{sign}.{decimals}f}]"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # what rounds to nothing is not minus nothing

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pytest
 
@@ -217,6 +218,7 @@ def test_charts_hold_the_same_figures_as_the_tables(page: Page, rows: list[Row])
     ]
     for spec in specs:
         assert spec["width"] == "container"
+        alt.Chart.from_dict(spec)  # raises where Vega-Lite's schema does not allow it
         assert "MEASURED" in spec["description"]
 
 
@@ -334,3 +336,13 @@ def test_sections_stand_in_the_order_they_name(page: Page) -> None:
     assert next(iter(page.tables)) == OVERVIEW
     captions = list(page.tables)
     assert captions.index(LATENCY) < captions.index(METRICS)
+
+
+def test_lines_of_one_model_and_engine_are_told_apart(written: Write) -> None:
+    base = synthetic_row(latency=synthetic_latency(2.0, 1))
+    rows = [base.model_copy(update={"bundle": b, "bundle_sha256": b}) for b in ("one", "two")]
+    details = [r["Model"].detail for r in page_from_html(written(rows)).tables[OVERVIEW]]
+    assert [d.split(" · ")[0] for d in details] == ["one", "two"]
+    rows = [base.model_copy(update={"session": s}) for s in ("first", "second")]
+    details = [r["Model"].detail for r in page_from_html(written(rows)).tables[OVERVIEW]]
+    assert [d.split(" · ")[0].rpartition(" ")[2] for d in details] == ["first", "second"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -40,8 +39,7 @@ COLUMNS = (
 
 def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return the overview: float, simulated and measured side by side."""
-    times = Counter((c.model, c.engine) for c in comparisons)
-    lines = tuple(_line(c, name_session=times[c.model, c.engine] > 1) for c in comparisons)
+    lines = tuple(_line(c, _distinction(c, comparisons)) for c in comparisons)
     return Section(
         title="Overview",
         order=10,
@@ -52,7 +50,17 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     )
 
 
-def _line(comparison: Comparison, *, name_session: bool) -> tuple[Cell, ...]:
+def _distinction(comparison: Comparison, comparisons: Sequence[Comparison]) -> str:
+    """Return what tells a line from others of its model and engine: bundle, else session."""
+    alike = [c for c in comparisons if (c.model, c.engine) == (comparison.model, comparison.engine)]
+    if len(alike) == 1:
+        return ""
+    same = sum(c.bundle == comparison.bundle for c in alike)
+    session = f"session {comparison.rows[0].row.session}"
+    return comparison.bundle if same == 1 else f"{comparison.bundle}, {session}"
+
+
+def _line(comparison: Comparison, distinction: str) -> tuple[Cell, ...]:
     rows = [figures.row for figures in members(comparison)]
     metric = headline_metric(rows)
     floating, simulated, int8 = comparison.fastest_float, comparison.simulated, comparison.int8
@@ -60,7 +68,7 @@ def _line(comparison: Comparison, *, name_session: bool) -> tuple[Cell, ...]:
         floating = next(iter(comparison.floats), None)
     single = next((f for f in comparison.floats if f.row.precision == "fp32"), None)
     return (
-        Cell(comparison.model, detail=_provenance(rows, name_session=name_session)),
+        Cell(comparison.model, detail=_provenance(rows, distinction)),
         Cell(comparison.engine, detail=next(filter(None, map(shape_text, rows)), "")),
         Cell(metric, detail=direction(metric)) if metric else missing(None, rows),
         accuracy_cell(float_with_accuracy(comparison, metric), metric, rows),
@@ -89,14 +97,12 @@ def _other_baselines(
             yield figures.row.label, replace(cell, detail=detail)
 
 
-def _provenance(rows: Sequence[Row], *, name_session: bool) -> str:
+def _provenance(rows: Sequence[Row], distinction: str) -> str:
     """Attention and calibration; float rows may not know the latter, so ask the last row."""
     if not rows:
         return ""
     row = rows[-1]
-    parts = [f"{row.attention} attention", row.calibration]
-    if name_session:
-        parts.append(f"session {row.session}")
+    parts = [distinction, f"{row.attention} attention", row.calibration]
     return " · ".join(part for part in parts if part)
 
 
