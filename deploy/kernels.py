@@ -73,6 +73,12 @@ class KernelTimes:
         return {name: total / counted for name, total in self._total.items()}
 
 
+def fused_attentions(kernels: Sequence[Kernel], attentions: Collection[Sequence[str]]) -> int:
+    """Return how many attentions, given as their matmuls, one kernel executes whole."""
+    whole = [set(k.matmuls) for k in kernels if k.kind != "matmul"]
+    return sum(any(set(names) <= held for held in whole) for names in attentions)
+
+
 def executed_precisions(
     kernels: Sequence[Kernel], matmuls: Mapping[str, str], floats: Collection[str] = ()
 ) -> dict[str, str]:

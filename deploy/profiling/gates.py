@@ -83,6 +83,7 @@ def unchecked(rows: Sequence[Row]) -> list[str]:
         "baseline-differs": any(row.parity is None for row in ran if row.graph == "float"),
         "data-overlap": any(row.overlap is None for row in ran),
         "float-precision": any(row.floats is None for row in ran),
+        "float-attention": any(r.fused_attentions is None for r in ran if r.graph == "float"),
         "machine-under-load": any(row.latency and not row.latency.blocks for row in ran),
     }
     return [name for name, lacks in lacking.items() if lacks]
@@ -139,6 +140,20 @@ def float_precision(rows: Sequence[Row]) -> Found:
         yield "no float baseline was timed", "profile the float configurations too"
 
 
+def float_attention(rows: Sequence[Row]) -> Found:
+    """INT8 has fused attention, and no float that it is compared with has it."""
+    fused = {
+        side: max((r.fused_attentions or 0 for r in rows if r.graph == side), default=0)
+        for side in ("float", "qdq")
+    }
+    if any(r.graph == "float" for r in rows) and fused["float"] < fused["qdq"]:
+        yield (
+            f"INT8 has {fused['qdq']} fused attentions, and no float baseline has more than "
+            f"{fused['float']}",
+            "build the float graph so that the engine fuses its attention too",
+        )
+
+
 def too_few_samples(rows: Sequence[Row]) -> Found:
     """Intervals are not what they say."""
     rounds = [len(row.latency.rounds_ns) for row in rows if row.latency is not None]
@@ -188,6 +203,7 @@ GATES: dict[str, Callable[[Sequence[Row]], Found]] = {
     "baseline-differs": baseline_differs,
     "data-overlap": data_overlap,
     "float-precision": float_precision,
+    "float-attention": float_attention,
     "too-few-samples": too_few_samples,
     "machine-under-load": machine_under_load,
 }

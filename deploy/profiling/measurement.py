@@ -15,10 +15,11 @@ from typing import Any
 from calib.data import DATA_FIX
 from calib.fingerprints import shared
 from calib.inputs import Request
-from deploy.audit import audit_engine
+from deploy.audit import Audit, audit_engine, returned
 from deploy.bundle import ENGINE, FLOAT_GRAPH, GOLDEN, Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
+from deploy.kernels import fused_attentions
 from deploy.options import check_counts
 from deploy.profiling.conditions import governor
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
@@ -34,7 +35,7 @@ from deploy.profiling.results import (
 )
 from deploy.profiling.scoring import accuracy_figures, bounded, scores_from
 from deploy.profiling.workers import WorkerProcess, time_interleaved
-from deploy.sessions import Configuration, Engine, int8_configuration
+from deploy.sessions import Configuration, Engine, Running, int8_configuration
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
 from trueint8.artifacts import sha256_tree
@@ -148,12 +149,12 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
             continue
         engine: Engine = ENGINES.load(name)
         with progress.step(f"audit {bundle.path.name} on {name}"):
-            coverage = audit_engine(bundle, name).coverage()
+            audit = audit_engine(bundle, name)
         if engine.runs_here:
             simulated = _simulated(session, bundle, entry.graph, scratch)
-            yield from _engine_rows(session, bundle, engine, data, data_file, simulated, coverage)
+            yield from _engine_rows(session, bundle, engine, data, data_file, simulated, audit)
         else:
-            yield _built_row(session, bundle, name, coverage)
+            yield _built_row(session, bundle, name, audit.coverage())
 
 
 def _simulated(session: _Session, bundle: Bundle, graph: str, scratch: Path) -> Path:
@@ -192,7 +193,7 @@ def _engine_rows(
     data: EvaluationSet,
     data_file: Path,
     simulated: Path,
-    coverage: Coverage | None,
+    audit: Audit,
 ) -> list[Row]:
     int8 = int8_configuration(engine)
     # where nothing runs in INT8, what the engine does with the Q/DQ graph is the simulation
@@ -247,7 +248,8 @@ def _engine_rows(
             parity=_parity(bundle, error if c == configurations[0] else None),
             overlap=_overlap(session, bundle, data),
             floats=[f.name for f in configurations if f.graph == "float"],
-            coverage=coverage if c.graph == "int8" else None,
+            coverage=audit.coverage() if c.graph == "int8" else None,
+            fused_attentions=_fused(bundle, engine, c, paths[c.graph], running, audit),
             peak_memory_mib=max(asides[c].peak_kib) / 1024,
             pss_mib=max(asides[c].pss_kib) / 1024,
         )
@@ -276,6 +278,19 @@ def _latency(
 def _parity(bundle: Bundle, engine: float | None) -> Parity:
     found = bundle.manifest.parity
     return Parity(graph=found.relative_error, tolerance=found.tolerance, engine=engine)
+
+
+def _fused(
+    bundle: Bundle, engine: Engine, c: Configuration, path: Path, running: Running, audit: Audit
+) -> int | None:
+    """Return how many attentions a configuration executes in one kernel; None for simulations."""
+    if c.graph == "int8":
+        return sum(line.fused for line in audit.attentions)
+    if c.graph == "simulated":
+        return None
+    path = bundle.engine_folder(engine.name) if engine.runs_checkpoint else path
+    kernels = engine.audit(path, c, running, returned(bundle, engine.name))
+    return fused_attentions(kernels, [line.matmuls for line in audit.attentions])
 
 
 def _overlap(session: _Session, bundle: Bundle, data: EvaluationSet) -> Overlap | None:

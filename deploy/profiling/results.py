@@ -148,6 +148,9 @@ class Row(Record):
     coverage: Coverage | None = Field(
         default=None, description="Rows with graph qdq on an engine that was audited."
     )
+    fused_attentions: int | None = Field(
+        default=None, description="Attentions that one kernel executes whole, by the engine's word."
+    )
     peak_memory_mib: float | None = Field(
         default=None, description="Largest resident set of the row's own process."
     )

@@ -57,6 +57,10 @@ BAD: dict[str, Callable[[], list[Row]]] = {
     "overlap": lambda: changed(overlap=Overlap(shared=1, compared=512)),
     "bf16 left out": lambda: [row for row in rows() if row.precision != "bf16"],
     "no float": lambda: [row.model_copy(update={"floats": []}) for row in rows()[2:]],
+    "attention": lambda: [
+        row.model_copy(update={"fused_attentions": 0 if row.graph == "float" else 6})
+        for row in rows()
+    ],
     "rounds": lambda: [
         row.model_copy(update={"latency": synthetic_latency(2.0, 1, rounds=9)}) for row in rows()
     ],
@@ -75,6 +79,7 @@ CASES = [
     ("overlap", "data-overlap", "1 of 512 pieces"),
     ("bf16 left out", "float-precision", "float-bf16, which was not timed"),
     ("no float", "float-precision", "no float baseline"),
+    ("attention", "float-attention", "INT8 has 6 fused attentions, and no float baseline"),
     ("rounds", "too-few-samples", "9 rounds"),
     ("sequences", "too-few-samples", "29 sequences"),
     ("others", "machine-under-load", "other processes took 11 %"),
@@ -109,14 +114,14 @@ def test_an_fp32_engine_within_rounding_is_let_pass() -> None:
 
 
 def test_rows_of_version_1_are_judged_by_what_they_say() -> None:
-    old = changed(parity=None, overlap=None, floats=None, scores=None)
+    old = changed(parity=None, overlap=None, floats=None, scores=None, fused_attentions=None)
     old = [
         row.model_copy(update={"latency": row.latency.model_copy(update={"blocks": []})})
         for row in old
         if row.latency is not None
     ]
     assert names(old) == []
-    lacking = ["baseline-differs", "data-overlap", "float-precision", "machine-under-load"]
+    lacking = [name for name in GATES if name != "too-few-samples"]
     assert unchecked(old) == lacking
     for load, expected in ((3.9, []), (4.1, ["machine-under-load"])):
         environment = {"load_average_1m": load, "cores": 8}

@@ -32,6 +32,7 @@ def test_rows_hold_what_the_gates_look_at(rows: list[Row], built: Built) -> None
         assert row.overlap.shared == 0 < row.overlap.compared
         assert row.parity.graph == manifest.parity.relative_error
         assert row.floats == ["float-fp32"]
+        assert row.fused_attentions == (None if row.kind == "SIMULATED" else 0)
         loss = sum(row.scores.sums) / sum(row.scores.counts)
         assert np.exp(loss) == pytest.approx(row.accuracy[0].value)
         assert len(row.scores.counts) == row.accuracy[0].samples

@@ -131,6 +131,7 @@ def synthetic_group(
                 overlap=Overlap(shared=0, compared=512),
                 floats=[f"float-{one}" for one in times_ms if one not in ("qdq", "int8")],
                 coverage=coverage() if name == "int8" else None,
+                fused_attentions=None if name == "qdq" else 6,
                 peak_memory_mib=210.5 + offset,
                 size_mib=12.25 if name == "int8" else 48.5,
             )

@@ -111,7 +111,15 @@ def _as_version_1(rows: list[Row]) -> str:
     lines = []
     for row in rows:
         plain = json.loads(row.model_dump_json(by_alias=True, exclude_none=True))
-        for name in ("mode", "scores", "parity", "overlap", "floats", "pss_mib"):
+        for name in (
+            "mode",
+            "scores",
+            "parity",
+            "overlap",
+            "floats",
+            "pss_mib",
+            "fused_attentions",
+        ):
             plain.pop(name, None)
         plain.get("latency", {}).pop("blocks", None)
         lines.append(json.dumps({**plain, "schema": "trueint8/results/1"}))
