@@ -197,7 +197,7 @@ def _engine_rows(
 ) -> list[Row]:
     int8 = int8_configuration(engine)
     # where nothing runs in INT8, what the engine does with the Q/DQ graph is the simulation
-    simulation = [Configuration("simulated", "fp32")] if _executes_int8(coverage) else []
+    simulation = [Configuration("simulated", "fp32")] if _executes_int8(audit.coverage()) else []
     configurations = [
         *engine.floats(),
         *([*simulation, int8] if int8 is not None else []),
