@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from deploy.engine_options import GPU_TARGETS, EngineOptions
 from deploy.kernels import Kernel
 from deploy.nvidia.device import compute_capability
-from deploy.nvidia.engine import FILE, PlanEngine
+from deploy.nvidia.engine import PlanEngine
 from deploy.nvidia.plan_kernels import kernels_of
 from deploy.nvidia.plan_text import plan_operations
 from deploy.sessions import BuildRequest, Configuration, Needs, Running
@@ -87,8 +87,8 @@ class TensorRtRtx(PlanEngine):
 
         A fused attention is one kernel for both of its matmuls.
         """
-        del configuration, running
-        return kernels_of(plan_operations((path / FILE).read_bytes()), matmuls)
+        plan, _ = self.plan_of(path, configuration, running)
+        return kernels_of(plan_operations(plan), matmuls)
 
     def not_here(self, path: Path) -> RunError:
         """Say that there is no RTX GPU."""
