@@ -158,7 +158,9 @@ def accuracy_cell(row: Row | None, metric: str | None, group: Sequence[Row]) -> 
 
 def coverage_cell(coverage: Coverage | None, kind: Kind | None) -> Cell:
     """Return INT8 MAC coverage, with the matmuls behind it."""
-    if coverage is None or kind is None:
+    if kind is None:
+        return Cell(ABSENT, muted=True)
+    if coverage is None:
         return Cell("unknown", muted=True, detail="the graph holds operators not counted")
     of, noun = coverage.weight_matmuls, "weight matmuls"
     if coverage.int8_matmuls > of:  # attention's own matmuls run in INT8 as well

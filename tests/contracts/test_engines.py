@@ -145,6 +145,14 @@ def test_the_audit_tells_int8_from_float(built: Built) -> None:
     assert {found[name] for name in built.subject.kept} <= set(get_args(Precision))
 
 
+def test_the_audit_of_the_float_graph_tells_no_int8(built: Built) -> None:
+    subject, engine = built.subject, built.engine
+    path = built.folder if engine.runs_checkpoint else subject.float_graph
+    names = {n: subject.matmuls[n] for n in (*subject.kept, *subject.quantized)}
+    kernels = engine.audit(path, Configuration("float", "fp32"), subject.running, names)
+    assert set(executed_precisions(kernels, names).values()) == {"fp32"}
+
+
 def test_the_audit_invents_nothing(built: Built) -> None:
     names = dict.fromkeys(built.subject.strange, "")
     assert set(built.executed(names).values()) == {NOT_FOUND}

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.drawn_inputs import blank_inputs
 from deploy.engines import ENGINES
-from deploy.kernels import Kernel, KernelTimes, executed_precisions
+from deploy.kernels import Kernel, KernelTimes, executed_precisions, fused_attentions
 from deploy.sessions import BuildRequest, Configuration, Running, Shapes, int8_configuration
 from export.onnx_file import load_clean, save_model
 from export.passes.name_products import NameProducts
@@ -133,3 +133,14 @@ def test_a_plan_lists_every_kernel(tmp_path: Path) -> None:
     covered = [name for kernel in kernels for name in kernel.matmuls]
     assert sorted(covered) == sorted(MATMULS)
     assert all(isinstance(kernel, Kernel) and kernel.implementation for kernel in kernels)
+
+
+def test_an_attention_is_fused_where_one_kernel_has_all_of_its_matmuls() -> None:
+    kernels = [
+        Kernel("a", "attention", "fp32", matmuls=("0.scores", "0.context")),
+        Kernel("b", "matmul", "fp32", matmuls=("1.scores",)),
+        Kernel("c", "attention", "fp32", matmuls=("1.context",)),
+        Kernel("d", "matmul", "fp32", matmuls=("2.scores", "2.context")),
+    ]
+    pairs = [(f"{i}.scores", f"{i}.context") for i in range(3)]
+    assert fused_attentions(kernels, pairs) == 1
