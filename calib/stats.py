@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -96,6 +96,8 @@ class TensorStats:
     running_maximum: float
     channel_minimum: np.ndarray | None
     channel_maximum: np.ndarray | None
+    _magnitudes: Spans | None = field(default=None, init=False, repr=False, compare=False)
+    """Kept, as several estimators want them."""
 
     @classmethod
     def of(cls, values: np.ndarray) -> Self:
@@ -147,9 +149,13 @@ class TensorStats:
 
     def magnitudes(self) -> Spans:
         """Return where finite |x| lie, ascending, the extremes exact."""
-        folded = self.histogram.folded()
-        low = 0.0 if np.any(folded.points[:1] == 0.0) else self.least
-        return folded.spans(low, self.absmax, exact=self.exact)
+        if self._magnitudes is None:
+            folded = self.histogram.folded()
+            low = 0.0 if np.any(folded.points[:1] == 0.0) else self.least
+            spans = folded.spans(low, self.absmax, exact=self.exact)
+            object.__setattr__(self, "_magnitudes", spans)
+        assert self._magnitudes is not None
+        return self._magnitudes
 
 
 class Accumulator:
