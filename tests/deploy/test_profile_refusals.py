@@ -21,6 +21,7 @@ from deploy.profiling.evaluation import EvaluationSet, evaluation_set
 from deploy.profiling.measurement import ProfileRequest, measure
 from deploy.profiling.scoring import accuracy_figures, score
 from deploy.profiling.workers import WorkerProcess
+from deploy.sessions import Configuration, Running
 from tests.deploy.checkpoints import prose, write_arrays
 from tests.deploy.running import run_here
 from trueint8.errors import ConfigError, DataError, RunError, UnknownName
@@ -140,12 +141,12 @@ def test_a_report_does_not_replace_the_results_or_another_kind_of_file(tmp_path:
 
 
 def test_an_error_in_a_worker_keeps_its_class(tmp_path: Path) -> None:
-    where = {"path": str(tmp_path), "graph": "int8", "rest": "fp32", "threads": 1}
+    how = tmp_path, Configuration("int8", "fp32"), Running(1)
     with WorkerProcess("bert", 60) as worker:
         with pytest.raises(UnknownName, match="bert: no engine is called 'nope'") as caught:
-            worker.ask("open", engine="nope", **where)
+            worker.open("nope", *how)
         with pytest.raises(RunError):
-            worker.ask("open", engine="tensorrt-rtx", **where)
+            worker.open("tensorrt-rtx", *how)
     assert "choose one of" in caught.value.fix
     for name in ("NoSuchError", "annotations"):
         error = workers._rebuilt("bert", {"class": name, "problem": "p", "fix": "f"})
