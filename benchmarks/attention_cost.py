@@ -6,9 +6,10 @@ A BERT of 6 layers x 384 with random weights, which change neither time nor kern
 built for every engine that is installed. How many of its attentions are one kernel each, and what
 share of its multiply-accumulates runs in INT8, is read from the engine. All configurations of a
 variant are timed in the same rounds, in an order drawn anew, beside the float configuration that is
-vanilla's fastest on that engine; a relative latency above 1 is slower than that. Engines that
-cannot run here are BUILT: no latency. Engines that run a checkpoint are left out: it builds none.
-Writes ``benchmarks/results/attention_cost.json`` after each variant; those in it are left out.
+vanilla's fastest on that engine. A relative latency is the median over rounds of the variant's time
+÷ that of the baseline in the same round, so that a machine whose speed drifts moves both; above 1
+is slower. Engines that cannot run here are BUILT: no latency. Engines that run a checkpoint are left
+out. Writes ``benchmarks/results/attention_cost.json`` after each variant; those in it are kept.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import bootstrap
 from transformers import BertConfig, BertModel
 
 import deploy
@@ -37,7 +39,6 @@ from deploy.bundle import Bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
 from deploy.kernels import fused_attentions
-from deploy.profiling.statistics import median_ms, speed_up
 from deploy.sessions import Configuration, Engine, Session, int8_configuration
 from export.checkpoint import Forward
 from export.torch_export import export_module
@@ -220,26 +221,35 @@ def _times(
         sides[_BASELINE] = (vanilla, floats[fastest])
     samples = _interleaved(engine, sides, amount)
     if fastest is None:
-        fastest = min(floats, key=lambda name: median_ms(samples[name]).value)
+        fastest = min(floats, key=lambda name: float(np.median(samples[name])))
         samples[_BASELINE] = samples[fastest]
     found = {}
     for c in configurations:
-        ratio = speed_up(samples[c.name], samples[_BASELINE])
         found[c.name] = {
             "baseline": f"{VANILLA} {fastest}",
-            "relative_latency": ratio.value,
-            "interval": [ratio.low, ratio.high],
-            "p50_ms": median_ms(samples[c.name]).value,
-            "baseline_p50_ms": median_ms(samples[_BASELINE]).value,
+            **_relative(samples[c.name], samples[_BASELINE]),
+            "p50_ms": float(np.median(samples[c.name])) / 1e6,
+            "baseline_p50_ms": float(np.median(samples[_BASELINE])) / 1e6,
             "samples_ns": {"baseline": samples[_BASELINE], "variant": samples[c.name]},
         }
     return found
 
 
+def _relative(variant: Sequence[int], baseline: Sequence[int]) -> dict[str, Any]:
+    """Return the median ratio of a round with its 95 % interval, from rounds drawn anew."""
+    ratios = np.asarray(variant) / np.asarray(baseline)
+    drawn = bootstrap((ratios,), np.median, method="percentile", rng=0)
+    interval = drawn.confidence_interval
+    return {
+        "relative_latency": float(np.median(ratios)),
+        "interval": [float(interval.low), float(interval.high)],
+    }
+
+
 def _interleaved(
     engine: Engine, sides: Mapping[str, tuple[Bundle, Configuration]], amount: Amount
-) -> dict[str, list[list[int]]]:
-    """Return rounds of nanoseconds by side."""
+) -> dict[str, list[int]]:
+    """Return the nanoseconds of each round by side."""
     inputs, order = amount.inputs(amount.batch, 2), random.Random(0)
     with ExitStack() as stack:
         sessions: dict[str, Session] = {}
@@ -249,10 +259,10 @@ def _interleaved(
             sessions[side] = stack.enter_context(opened)
             for _ in range(_WARM_UPS):
                 opened.run(inputs)
-        samples: dict[str, list[list[int]]] = {side: [] for side in sessions}
+        samples: dict[str, list[int]] = {side: [] for side in sessions}
         for _ in range(amount.rounds):
             for side in order.sample(list(sessions), len(sessions)):
-                samples[side].append([_once(sessions[side], inputs)])
+                samples[side].append(_once(sessions[side], inputs))
     return samples
 
 

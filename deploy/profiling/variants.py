@@ -9,13 +9,17 @@ from deploy.profiling.summary import Comparison, RowFigures
 
 VANILLA = "vanilla"
 
+_OF_ONE_CALL = frozenset({"load_average_1m", "rounds", "seed"})
+"""What the environment says of one call, not of the machine and what is installed on it."""
+
 
 def vanilla_beside(comparison: Comparison, comparisons: Sequence[Comparison]) -> Comparison | None:
     """Return the vanilla model that another variant of it is held against.
 
-    Of the same session, engine, task, data, input shape and threads: vanilla of the same name, or
-    of the only other name, since a checkpoint is often named after its attention. None where there
-    is none, where there are several names to choose from, or where nothing was timed.
+    Of the same machine and versions, engine, task, data, input shape and threads: vanilla of the
+    same name, or of the only other name, since a checkpoint is often named after its attention; of
+    the same session where there is one. None where there is none, where there are several names to
+    choose from, or where nothing was timed.
 
     Args:
         comparison: Of the variant; vanilla is held against itself.
@@ -26,6 +30,7 @@ def vanilla_beside(comparison: Comparison, comparisons: Sequence[Comparison]) ->
     setting = _setting(comparison)
     vanillas = [c for c in comparisons if _attention(c) == VANILLA and setting is not None]
     found = [c for c in vanillas if _setting(c) == setting]
+    found.sort(key=lambda c: c.rows[0].row.session != comparison.rows[0].row.session)
     names = {other.model for other in found}
     if comparison.model in names:
         names = {comparison.model}
@@ -58,5 +63,6 @@ def _setting(comparison: Comparison) -> tuple[object, ...] | None:
     if comparison.fastest_float is None or comparison.fastest_float.row.latency is None:
         return None
     row, latency = comparison.fastest_float.row, comparison.fastest_float.row.latency
+    machine = {k: v for k, v in row.environment.items() if k not in _OF_ONE_CALL}
     amount = (latency.batch, latency.sequence, latency.threads)
-    return (row.session, row.engine, row.task, row.data, *amount)
+    return (machine, row.engine, row.task, row.data, *amount)

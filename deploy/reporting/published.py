@@ -59,8 +59,8 @@ class ConfigurationEntry(Record):
     )
     relative_latency: Interval | None = Field(
         default=None,
-        description="p50 ÷ that of vanilla attention's fastest float on the same engine, in the "
-        "same session; above 1 is slower. Null where there is no such vanilla.",
+        description="p50 ÷ that of vanilla attention's fastest float on the same engine and "
+        "machine; above 1 is slower. Null where there is no such vanilla.",
     )
     parity: Parity | None = None
 

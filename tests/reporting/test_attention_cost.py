@@ -15,7 +15,13 @@ from deploy.reporting.document import Cell
 from deploy.reporting.published import report_document
 from deploy.reporting.sections.attention_cost import section
 from tests.reporting.reading import page_from_html
-from tests.reporting.synthetic import coverage, synthetic_group, synthetic_latency, synthetic_row
+from tests.reporting.synthetic import (
+    ENVIRONMENT,
+    coverage,
+    synthetic_group,
+    synthetic_latency,
+    synthetic_row,
+)
 from trueint8.kinds import Kind
 
 SHEET = "Attention variants by engine"
@@ -192,13 +198,29 @@ def test_the_page_holds_the_sheet_only_where_variants_differ(
     assert "Cost of attention variants" not in html and SHEET not in html
 
 
-@pytest.mark.parametrize("field", ["session", "task", "data"])
+@pytest.mark.parametrize("field", ["task", "data"])
 def test_vanilla_of_another_setting_is_no_baseline(field: str) -> None:
     rows = [*variant("clipped"), *variant("vanilla", **{field: "other"})]
     assert line(rows, "clipped", "INT8")[RATIO].text == "no vanilla to compare with"
     assert line(rows, "vanilla", "INT8")[RATIO].kind == "MEASURED"
     made = section(rows, summarize(rows))
     assert made is not None and "profile both in one call" in made.notes[-1].text
+
+
+def test_vanilla_of_another_call_is_a_baseline_on_the_same_machine_only() -> None:
+    """The load before a call says nothing of the machine; its processor does."""
+    for changed, found in (("load_average_1m", True), ("hardware", False)):
+        environment = {**ENVIRONMENT, changed: "other"}
+        vanilla = variant("vanilla", session="other", environment=environment)
+        shown = line([*variant("clipped"), *vanilla], "clipped", "INT8")[RATIO]
+        assert (shown.kind is Kind.MEASURED) is found
+        assert (shown.text == "no vanilla to compare with") is not found
+
+
+def test_vanilla_of_the_same_call_goes_before_that_of_another() -> None:
+    other = variant("vanilla", session="other", bundle="b-other", bundle_sha256="other")
+    rows = [*other, *variant("clipped"), *variant("vanilla")]
+    assert line(rows, "clipped", "INT8")[RATIO].detail.endswith("of b-vanilla")
 
 
 def test_of_two_vanilla_models_the_one_of_the_same_name_is_taken() -> None:

@@ -102,7 +102,7 @@ def _relative(figures: RowFigures, vanilla: Comparison | None) -> Cell:
 def _notes(comparisons: Sequence[Comparison]) -> tuple[Note, ...]:
     notes = [
         Note(
-            "Bundles of one session are timed one after the other: intervals of variants other "
+            "Bundles are timed one after the other: intervals of variants other "
             "than vanilla draw the rounds of both sides apart, and do not hold what changed on "
             "the machine between them. Model size is not compared: only bundles of one "
             "architecture say what attention costs."
@@ -112,8 +112,8 @@ def _notes(comparisons: Sequence[Comparison]) -> tuple[Note, ...]:
     if any(vanilla_beside(c, comparisons) is None for c in timed):
         notes.append(
             Note(
-                "A variant without a vanilla model of the same session, engine, task, data, input "
-                "shape and threads has no relative latency: profile both in one call."
+                "A variant without a vanilla model of the same machine and versions, engine, task, "
+                "data, input shape and threads has no relative latency: profile both in one call."
             )
         )
     return tuple(notes)
