@@ -1,13 +1,15 @@
-"""What each attention variant costs on each engine in each precision, beside vanilla in FP32.
+"""What each attention variant costs on each engine in each precision, beside vanilla in float.
 
-    python -m benchmarks.attention_cost [VARIANT ...] [--rounds 15] [--batch 8] [--seq-len 128]
+    python -m benchmarks.attention_cost [VARIANT ...] [--rounds 40] [--batch 8] [--seq-len 128]
 
 A BERT of 6 layers x 384 with random weights, which change neither time nor kernels. Each variant is
-built for every engine that is installed. Whether its attention is one kernel, and what share of
-its multiply-accumulates runs in INT8, is read from the engine; latency is timed in rounds that
-alternate with vanilla's FP32 graph on the same engine. Engines that cannot run here are BUILT: no
-latency.
-Writes ``benchmarks/results/attention_cost.json`` after each variant; those in it are left out.
+built for every engine that is installed. How many of its attentions are one kernel each, and what
+share of its multiply-accumulates runs in INT8, is read from the engine. All configurations of a
+variant are timed in the same rounds, in an order drawn anew, beside the float configuration that is
+vanilla's fastest on that engine. A relative latency is the median over rounds of the variant's time
+÷ that of the baseline in the same round, so that a machine whose speed drifts moves both; above 1
+is slower. Engines that cannot run here are BUILT: no latency. Engines that run a checkpoint are left
+out. Writes ``benchmarks/results/attention_cost.json`` after each variant; those in it are kept.
 """
 
 from __future__ import annotations
@@ -17,34 +19,37 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import bootstrap
 from transformers import BertConfig, BertModel
 
 import deploy
 from attention.attaching import attach
 from attention.variants import VARIANTS
 from benchmarks.attention_latency import Inputs
-from deploy.audit import audit_engine
+from deploy.audit import audit_engine, returned
 from deploy.bundle import Bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
-from deploy.profiling.statistics import median_ms, speed_up
+from deploy.kernels import fused_attentions
 from deploy.sessions import Configuration, Engine, Session, int8_configuration
 from export.checkpoint import Forward
 from export.torch_export import export_module
 from trueint8.artifacts import write_atomically
-from trueint8.errors import MissingDependency
+from trueint8.errors import ConfigError, MissingDependency
 from trueint8.kinds import Kind
 
 OUT = Path(__file__).parent / "results" / "attention_cost.json"
-_SAMPLES = 3
+VANILLA = "vanilla"
+_BASELINE = "baseline"
+_WARM_UPS = 2
 _CALIBRATION = 32
 _FEW: dict[str, Any] = {"smooth": "none", "rounding": "nearest"}
 """Neither changes which kernels run."""
@@ -68,30 +73,52 @@ def main() -> None:
     """Measure what the results file lacks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention_cost")
     parser.add_argument("variants", nargs="*")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seq-len", type=int, default=128)
     options = parser.parse_args()
     amount = Amount(options.batch, options.seq_len, options.rounds)
-    names = options.variants or ["vanilla", *(n for n in VARIANTS.names() if n != "vanilla")]
-    rows: list[dict[str, Any]] = json.loads(OUT.read_text())["rows"] if OUT.is_file() else []
+    rows = _measured(amount)
+    names = dict.fromkeys([VANILLA, *(options.variants or VARIANTS.names())])
     missing = [n for n in names if n not in {row["variant"] for row in rows}]
     with tempfile.TemporaryDirectory() as scratch:
-        vanilla = _built("vanilla", Path(scratch), amount) if missing else None
+        vanilla = _built(VANILLA, Path(scratch), amount) if missing else None
         for name in missing:
             assert vanilla is not None
-            bundle = vanilla if name == "vanilla" else _built(name, Path(scratch), amount)
-            rows += [row for engine in bundle.manifest.engines
-                     for row in _rows(name, engine, vanilla, bundle, amount)]  # fmt: skip
+            bundle = vanilla if name == VANILLA else _built(name, Path(scratch), amount)
+            for engine in bundle.manifest.engines:
+                rows += _rows(name, engine, vanilla, bundle, amount, _fastest(rows, engine))
             _write(rows, amount)
+
+
+def _measured(amount: Amount) -> list[dict[str, Any]]:
+    """Return the rows of an earlier run of the same amount."""
+    if not OUT.is_file():
+        return []
+    document = json.loads(OUT.read_text())
+    if any(document[name] != value for name, value in asdict(amount).items()):
+        raise ConfigError(f"{OUT} holds rows of another amount", fix="move it away")
+    rows: list[dict[str, Any]] = document["rows"]
+    return rows
+
+
+def _fastest(rows: list[dict[str, Any]], engine: str) -> str | None:
+    """Return the name of vanilla's fastest float configuration, where vanilla was timed."""
+    floats = [
+        row
+        for row in rows
+        if (row["variant"], row["engine"]) == (VANILLA, engine)
+        and row["configuration"].startswith("float")
+    ]
+    best = min(floats, key=lambda row: float(row["p50_ms"]), default=None)
+    return str(best["configuration"]) if best else None
 
 
 def _write(rows: list[dict[str, Any]], amount: Amount) -> None:
     document = {
         "benchmark": "attention_cost",
         "model": "BERT, 6 layers x 384, 12 heads, random weights",
-        "batch": amount.batch,
-        "sequence": amount.sequence,
+        **asdict(amount),
         "rows": rows,
         "environment": {**hardware(), "versions": package_versions()},
     }
@@ -130,29 +157,39 @@ def _installed() -> Iterator[str]:
 
 
 def _rows(
-    variant: str, name: str, vanilla: Bundle, bundle: Bundle, amount: Amount
-) -> Iterator[dict[str, Any]]:
+    variant: str,
+    name: str,
+    vanilla: Bundle,
+    bundle: Bundle,
+    amount: Amount,
+    fastest: str | None,
+) -> list[dict[str, Any]]:
     engine: Engine = ENGINES.load(name)
     int8 = int8_configuration(engine)
-    coverage = audit_engine(bundle, name).coverage()
-    for configuration in [*engine.floats(), *([int8] if int8 is not None else [])]:
-        path = _path(bundle, name, configuration)
-        running = bundle.running(name, default_threads())
-        matmuls = {m.name: m.returns for m in bundle.manifest.matmuls}
-        kernels = engine.audit(path, configuration, running, matmuls)
-        quantized = configuration.graph == "int8"
+    audit = audit_engine(bundle, name)
+    coverage = audit.coverage()
+    pairs = [line.matmuls for line in audit.attentions]
+    running = bundle.running(name, default_threads())
+    configurations = [*engine.floats(), *([int8] if int8 is not None else [])]
+    times = {}
+    if engine.runs_here:
+        times = _times(engine, vanilla, bundle, configurations, amount, fastest)
+    rows = []
+    for c in configurations:
+        kernels = engine.audit(_path(bundle, name, c), c, running, returned(bundle, name))
         row: dict[str, Any] = {
             "variant": variant,
             "engine": name,
-            "configuration": configuration.name,
+            "configuration": c.name,
             "kind": Kind.MEASURED if engine.runs_here else Kind.BUILT,
-            "fused_attentions": sum(k.kind == "attention" for k in kernels),
-            "int8_share": coverage.share if quantized and coverage is not None else 0.0,
+            "attentions": len(pairs),
+            "fused_attentions": fused_attentions(kernels, pairs),
+            "int8_share": coverage.share if c == int8 and coverage is not None else None,
+            **times.get(c.name, {}),
         }
-        if engine.runs_here:
-            row |= _timed(engine, vanilla, bundle, configuration, amount)
         print(*(f"{k}={v}" for k, v in row.items() if k != "samples_ns"), flush=True)
-        yield row
+        rows.append(row)
+    return rows
 
 
 def _path(bundle: Bundle, engine: str, configuration: Configuration) -> Path:
@@ -160,34 +197,73 @@ def _path(bundle: Bundle, engine: str, configuration: Configuration) -> Path:
     return bundle.engine_folder(engine) if int8 else bundle.float_graph
 
 
-def _timed(
-    engine: Engine, vanilla: Bundle, bundle: Bundle, configuration: Configuration, amount: Amount
-) -> dict[str, Any]:
-    """Return latency relative to vanilla in FP32 on the same engine, in alternating rounds."""
-    inputs = amount.inputs(amount.batch, 2)
-    usual = Configuration("float", "fp32")
+def _times(
+    engine: Engine,
+    vanilla: Bundle,
+    bundle: Bundle,
+    configurations: Sequence[Configuration],
+    amount: Amount,
+    fastest: str | None,
+) -> dict[str, dict[str, Any]]:
+    """Return what each configuration takes, alone and relative to vanilla's fastest float.
+
+    Args:
+        engine: Runs both bundles.
+        vanilla: Holds the baseline.
+        bundle: Of the variant; where it is vanilla's, the fastest of these rounds is the baseline.
+        configurations: To be timed.
+        amount: Of one inference and of rounds.
+        fastest: Vanilla's fastest float configuration, known from its own rounds.
+    """
+    floats = {c.name: c for c in configurations if c.graph == "float"}
+    sides = {c.name: (bundle, c) for c in configurations}
+    if fastest is not None:
+        sides[_BASELINE] = (vanilla, floats[fastest])
+    samples = _interleaved(engine, sides, amount)
+    if fastest is None:
+        fastest = min(floats, key=lambda name: float(np.median(samples[name])))
+        samples[_BASELINE] = samples[fastest]
+    found = {}
+    for c in configurations:
+        found[c.name] = {
+            "baseline": f"{VANILLA} {fastest}",
+            **_relative(samples[c.name], samples[_BASELINE]),
+            "p50_ms": float(np.median(samples[c.name])) / 1e6,
+            "baseline_p50_ms": float(np.median(samples[_BASELINE])) / 1e6,
+            "samples_ns": {"baseline": samples[_BASELINE], "variant": samples[c.name]},
+        }
+    return found
+
+
+def _relative(variant: Sequence[int], baseline: Sequence[int]) -> dict[str, Any]:
+    """Return the median ratio of a round with its 95 % interval, from rounds drawn anew."""
+    ratios = np.asarray(variant) / np.asarray(baseline)
+    drawn = bootstrap((ratios,), np.median, method="percentile", rng=0)
+    interval = drawn.confidence_interval
+    return {
+        "relative_latency": float(np.median(ratios)),
+        "interval": [float(interval.low), float(interval.high)],
+    }
+
+
+def _interleaved(
+    engine: Engine, sides: Mapping[str, tuple[Bundle, Configuration]], amount: Amount
+) -> dict[str, list[int]]:
+    """Return the nanoseconds of each round by side."""
+    inputs, order = amount.inputs(amount.batch, 2), random.Random(0)
     with ExitStack() as stack:
         sessions: dict[str, Session] = {}
-        for side, owner, how in (
-            ("vanilla", vanilla, usual),
-            ("variant", bundle, configuration),
-        ):
+        for side, (owner, c) in sides.items():
             running = owner.running(engine.name, default_threads())
-            opened = engine.open(_path(owner, engine.name, how), how, running)
+            opened = engine.open(_path(owner, engine.name, c), c, running)
             sessions[side] = stack.enter_context(opened)
-            opened.run(inputs)
-        samples: dict[str, list[list[int]]] = {side: [] for side in sessions}
+            for _ in range(_WARM_UPS):
+                opened.run(inputs)
+        samples: dict[str, list[int]] = {side: [] for side in sessions}
         for _ in range(amount.rounds):
-            for side in random.sample(list(sessions), len(sessions)):
-                samples[side].append([_once(sessions[side], inputs) for _ in range(_SAMPLES)])
-    ratio = speed_up(samples["variant"], samples["vanilla"])
-    return {
-        "relative_latency": ratio.value,
-        "interval": [ratio.low, ratio.high],
-        "vanilla_fp32_p50_ms": median_ms(samples["vanilla"]).value,
-        "p50_ms": median_ms(samples["variant"]).value,
-        "samples_ns": samples,
-    }
+            for side in order.sample(list(sessions), len(sessions)):
+                samples[side].append(_once(sessions[side], inputs))
+    return samples
 
 
 def _once(session: Session, inputs: Inputs) -> int:

@@ -154,7 +154,7 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
             simulated = _simulated(session, bundle, entry.graph, scratch)
             yield from _engine_rows(session, bundle, engine, data, data_file, simulated, audit)
         else:
-            yield _built_row(session, bundle, name, audit.coverage())
+            yield _built_row(session, bundle, name, audit)
 
 
 def _simulated(session: _Session, bundle: Bundle, graph: str, scratch: Path) -> Path:
@@ -249,6 +249,7 @@ def _engine_rows(
             overlap=_overlap(session, bundle, data),
             floats=[f.name for f in configurations if f.graph == "float"],
             coverage=audit.coverage() if c.graph == "int8" else None,
+            attentions=None if c.graph == "simulated" else len(audit.attentions),
             fused_attentions=_fused(bundle, engine, c, paths[c.graph], running, audit),
             peak_memory_mib=max(asides[c].peak_kib) / 1024,
             pss_mib=max(asides[c].pss_kib) / 1024,
@@ -303,9 +304,17 @@ def _overlap(session: _Session, bundle: Bundle, data: EvaluationSet) -> Overlap 
     return Overlap(shared=found, compared=compared)
 
 
-def _built_row(session: _Session, bundle: Bundle, engine: str, coverage: Coverage | None) -> Row:
-    configuration = Configuration("int8", bundle.manifest.engines[engine].rest)
-    return _row(session, bundle, engine, configuration, kind=Kind.BUILT, coverage=coverage)
+def _built_row(session: _Session, bundle: Bundle, engine: str, audit: Audit) -> Row:
+    return _row(
+        session,
+        bundle,
+        engine,
+        Configuration("int8", bundle.manifest.engines[engine].rest),
+        kind=Kind.BUILT,
+        coverage=audit.coverage(),
+        attentions=len(audit.attentions),
+        fused_attentions=sum(line.fused for line in audit.attentions),
+    )
 
 
 def _row(

@@ -148,6 +148,11 @@ class Row(Record):
     coverage: Coverage | None = Field(
         default=None, description="Rows with graph qdq on an engine that was audited."
     )
+    attentions: int | None = Field(
+        default=None,
+        description="Attentions of the graph, by their two matmuls or as one operator; 0 where "
+        "none is known, as on engines that run no graph. None for SIMULATED rows.",
+    )
     fused_attentions: int | None = Field(
         default=None, description="Attentions that one kernel executes whole, by the engine's word."
     )

@@ -95,12 +95,34 @@ def speed_up(
     )
 
 
+def ratio_apart(
+    baseline_ns: Sequence[Sequence[int]], candidate_ns: Sequence[Sequence[int]]
+) -> Estimate:
+    """Return median(candidate) ÷ median(baseline) of rounds that did not run beside each other.
+
+    Rounds are drawn anew on each side by itself. What changed on the machine between the two sides
+    moves the value and is not in the interval.
+
+    Args:
+        baseline_ns: Rounds of the baseline.
+        candidate_ns: Rounds of the candidate, however many.
+
+    Returns:
+        Above 1 where the candidate is slower.
+    """
+    below = _resampled(baseline_ns, _drawn_rounds(len(baseline_ns)), 50)
+    above = _resampled(candidate_ns, _drawn_rounds(len(candidate_ns), _SEED + 1), 50)
+    low, high = np.percentile(above / below, _tails())
+    value = quantile_ms(candidate_ns, 50) / quantile_ms(baseline_ns, 50)
+    return Estimate(value, float(low), float(high))
+
+
 def _tails() -> list[float]:
     return [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
 
 
-def _drawn_rounds(rounds: int) -> np.ndarray:
-    return np.random.default_rng(_SEED).integers(0, rounds, size=(RESAMPLES, rounds))
+def _drawn_rounds(rounds: int, seed: int = _SEED) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, rounds, size=(RESAMPLES, rounds))
 
 
 def _resampled(rounds_ns: Sequence[Sequence[int]], drawn: np.ndarray, percent: float) -> np.ndarray:

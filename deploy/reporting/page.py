@@ -111,8 +111,10 @@ def _html(rows: Sequence[Row], title: str) -> str:
 
 
 def _sections(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[tuple[str, Section]]:
+    """Return what every section makes of the rows, in order; some have nothing to say."""
     made = [(name, SECTIONS.load(name)(rows, comparisons)) for name in SECTIONS.names()]
-    return sorted(made, key=lambda named: (named[1].order, named[0]))
+    found = [(name, section) for name, section in made if section is not None]
+    return sorted(found, key=lambda named: (named[1].order, named[0]))
 
 
 def _title(rows: Sequence[Row]) -> str:

@@ -19,6 +19,7 @@ from deploy.profiling.results import Accuracy, Coverage, Overlap, Parity, Row
 from deploy.profiling.scoring import DROP_UNIT, DropUnit
 from deploy.profiling.statistics import Estimate
 from deploy.profiling.summary import Comparison, RowFigures, summarize
+from deploy.profiling.variants import relative_latency, vanilla_beside
 from deploy.record import Record
 from deploy.reporting.figures import configuration, ratio_kind, verdict
 from deploy.reporting.verdicts import verdict_of
@@ -52,6 +53,15 @@ class ConfigurationEntry(Record):
     size_mib: float | None = None
     accuracy: list[Accuracy] = []
     coverage: Coverage | None = None
+    attentions: int | None = Field(default=None, description="Of the graph; 0: none is known.")
+    fused_attentions: int | None = Field(
+        default=None, description="Of those, executed whole by one kernel."
+    )
+    relative_latency: Interval | None = Field(
+        default=None,
+        description="p50 ÷ that of vanilla attention's fastest float on the same engine and "
+        "machine; above 1 is slower. Null where there is no such vanilla.",
+    )
     parity: Parity | None = None
 
 
@@ -119,6 +129,7 @@ def report_document(
         title: Heading.
         comparisons: Of those rows, where they are known already.
     """
+    comparisons = summarize(rows) if comparisons is None else comparisons
     return ReportDocument(
         version=__version__,
         title=title,
@@ -126,9 +137,7 @@ def report_document(
             WarningEntry(name=f.name, subjects=list(f.subjects), sentence=f.sentence, fix=f.fix)
             for f in check_rows(rows)
         ],
-        comparisons=[
-            _comparison(c) for c in (summarize(rows) if comparisons is None else comparisons)
-        ],
+        comparisons=[_comparison(c, vanilla_beside(c, comparisons)) for c in comparisons],
     )
 
 
@@ -165,7 +174,7 @@ def _csv_lines(entry: ComparisonEntry) -> Iterator[dict[str, object]]:
         yield line
 
 
-def _comparison(comparison: Comparison) -> ComparisonEntry:
+def _comparison(comparison: Comparison, vanilla: Comparison | None) -> ComparisonEntry:
     rows = [figures.row for figures in comparison.rows]
     last, said = rows[-1], verdict_of(comparison)
     scores = comparison.int8.row.scores if comparison.int8 and comparison.drop else None
@@ -187,7 +196,7 @@ def _comparison(comparison: Comparison) -> ComparisonEntry:
         drop_unit=DROP_UNIT[scores.metric] if scores else None,
         int8_mac_coverage=comparison.coverage.share if comparison.coverage else None,
         overlap=last.overlap,
-        configurations=[_configuration(figures) for figures in comparison.rows],
+        configurations=[_configuration(figures, vanilla) for figures in comparison.rows],
     )
 
 
@@ -211,7 +220,7 @@ def _ratios(comparison: Comparison) -> Iterator[RatioEntry]:
         )
 
 
-def _configuration(figures: RowFigures) -> ConfigurationEntry:
+def _configuration(figures: RowFigures, vanilla: Comparison | None) -> ConfigurationEntry:
     row, latency = figures.row, figures.row.latency
     known = {f"p{q}": _interval(e) for q, e in figures.percentiles_ms.items()}
     return ConfigurationEntry(
@@ -234,6 +243,9 @@ def _configuration(figures: RowFigures) -> ConfigurationEntry:
         size_mib=row.size_mib,
         accuracy=row.accuracy,
         coverage=row.coverage,
+        attentions=row.attentions,
+        fused_attentions=row.fused_attentions,
+        relative_latency=_interval(relative_latency(figures, vanilla)),
         parity=row.parity,
     )
 

@@ -22,7 +22,7 @@ from deploy.bundle import Bundle
 from deploy.profiling.evaluation import EvaluationSet, evaluation_set
 from deploy.profiling.results import Row, read_results
 from export.checkpoint import quiet_transformers
-from tests.deploy.checkpoints import CLASS_NAMES, prose, write_arrays
+from tests.deploy.checkpoints import CLASS_NAMES, LAYERS, prose, write_arrays
 from tests.deploy.conftest import SEQUENCE
 from tests.deploy.running import run_here
 from tests.reporting.reading import Page, Seen, page_from_html
@@ -83,6 +83,8 @@ def test_a_built_engine_has_coverage_and_no_figure_that_needs_running(
     assert row["accuracy"] == []
     assert "peak_memory_mib" not in row
     assert row["coverage"]["int8_matmuls"] == 12
+    assert row["attentions"] == LAYERS
+    assert row["fused_attentions"] == 0, "its heads are 8 wide, narrower than the engine fuses"
 
 
 def test_results_are_versioned_raw_and_readable(results: Path, lines: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import deploy
 from deploy.bundle import Bundle
 from deploy.profiling.gates import check_rows
 from deploy.profiling.results import Row, read_results
+from tests.deploy.checkpoints import LAYERS
 from tests.deploy.running import run_here
 from tests.deploy.test_profile import QUICK, SHORT
 
@@ -32,7 +33,9 @@ def test_rows_hold_what_the_gates_look_at(rows: list[Row], built: Built) -> None
         assert row.overlap.shared == 0 < row.overlap.compared
         assert row.parity.graph == manifest.parity.relative_error
         assert row.floats == ["float-fp32"]
-        assert row.fused_attentions == (None if row.kind == "SIMULATED" else 0)
+        simulated = row.kind == "SIMULATED"
+        assert row.fused_attentions == (None if simulated else 0)
+        assert row.attentions == (None if simulated else LAYERS)
         loss = sum(row.scores.sums) / sum(row.scores.counts)
         assert np.exp(loss) == pytest.approx(row.accuracy[0].value)
         assert len(row.scores.counts) == row.accuracy[0].samples

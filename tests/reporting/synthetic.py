@@ -131,6 +131,7 @@ def synthetic_group(
                 overlap=Overlap(shared=0, compared=512),
                 floats=[f"float-{one}" for one in times_ms if one not in ("qdq", "int8")],
                 coverage=coverage() if name == "int8" else None,
+                attentions=None if name == "qdq" else 6,
                 fused_attentions=None if name == "qdq" else 6,
                 peak_memory_mib=210.5 + offset,
                 size_mib=12.25 if name == "int8" else 48.5,
@@ -168,6 +169,8 @@ def synthetic_rows() -> list[Row]:
         kind=Kind.BUILT,
         size_mib=13.5,
         coverage=coverage(),
+        attentions=6,
+        fused_attentions=6,
         note="compiled for compute capability 8.9",
     )
     first = {"fp32": 4.02, "bf16": 3.15, "qdq": 5.4, "int8": 1.71}

@@ -118,6 +118,7 @@ def _as_version_1(rows: list[Row]) -> str:
             "overlap",
             "floats",
             "pss_mib",
+            "attentions",
             "fused_attentions",
         ):
             plain.pop(name, None)

@@ -1,0 +1,68 @@
+"""What an attention variant takes on an engine, relative to vanilla attention in float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy.profiling.statistics import Estimate, ratio_apart, speed_up
+from deploy.profiling.summary import Comparison, RowFigures
+
+VANILLA = "vanilla"
+
+_OF_ONE_CALL = frozenset({"load_average_1m", "rounds", "seed"})
+"""What the environment says of one call, not of the machine and what is installed on it."""
+
+
+def vanilla_beside(comparison: Comparison, comparisons: Sequence[Comparison]) -> Comparison | None:
+    """Return the vanilla model that another variant of it is held against.
+
+    Of the same machine and versions, engine, task, data, input shape and threads: vanilla of the
+    same name, or of the only other name, since a checkpoint is often named after its attention; of
+    the same session where there is one. None where there is none, where there are several names to
+    choose from, or where nothing was timed.
+
+    Args:
+        comparison: Of the variant; vanilla is held against itself.
+        comparisons: All there are.
+    """
+    if _attention(comparison) == VANILLA:
+        return comparison if comparison.fastest_float else None
+    setting = _setting(comparison)
+    vanillas = [c for c in comparisons if _attention(c) == VANILLA and setting is not None]
+    found = [c for c in vanillas if _setting(c) == setting]
+    found.sort(key=lambda c: c.rows[0].row.session != comparison.rows[0].row.session)
+    names = {other.model for other in found}
+    if comparison.model in names:
+        names = {comparison.model}
+    return next((c for c in found if c.model in names), None) if len(names) == 1 else None
+
+
+def relative_latency(figures: RowFigures, vanilla: Comparison | None) -> Estimate | None:
+    """Return p50 ÷ that of vanilla's fastest float on the same engine; above 1 is slower.
+
+    Rows of vanilla ran in the same rounds and are paired; bundles were timed one after the other,
+    so a variant's rows are not.
+    """
+    baseline = vanilla.fastest_float if vanilla is not None else None
+    if vanilla is None or baseline is None:
+        return None
+    if baseline.row.latency is None or figures.row.latency is None:
+        return None
+    below, above = baseline.row.latency.rounds_ns, figures.row.latency.rounds_ns
+    if figures.row.bundle_sha256 == baseline.row.bundle_sha256:
+        return speed_up(above, below)
+    return ratio_apart(below, above)
+
+
+def _attention(comparison: Comparison) -> str:
+    return comparison.rows[0].row.attention
+
+
+def _setting(comparison: Comparison) -> tuple[object, ...] | None:
+    """Return what must be alike for two latencies to be compared; None where none was timed."""
+    if comparison.fastest_float is None or comparison.fastest_float.row.latency is None:
+        return None
+    row, latency = comparison.fastest_float.row, comparison.fastest_float.row.latency
+    machine = {k: v for k, v in row.environment.items() if k not in _OF_ONE_CALL}
+    amount = (latency.batch, latency.sequence, latency.threads)
+    return (machine, row.engine, row.task, row.data, *amount)
