@@ -19,12 +19,14 @@ def vanilla_beside(comparison: Comparison, comparisons: Sequence[Comparison]) ->
     Of the same machine and versions, engine, task, data, input shape and threads: vanilla of the
     same name, or of the only other name, since a checkpoint is often named after its attention; of
     the same session where there is one. None where there is none, where there are several names to
-    choose from, or where nothing was timed.
+    choose from, where nothing was timed, or where there is no other variant.
 
     Args:
         comparison: Of the variant; vanilla is held against itself.
         comparisons: All there are.
     """
+    if all(_attention(c) == VANILLA for c in comparisons):
+        return None
     if _attention(comparison) == VANILLA:
         return comparison if comparison.fastest_float else None
     setting = _setting(comparison)
