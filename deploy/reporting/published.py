@@ -61,7 +61,7 @@ class ConfigurationEntry(Record):
         default=None,
         description="p50 ÷ that of vanilla attention's fastest float on the same engine and "
         "machine; above 1 is slower. Null without such a vanilla or "
-        "another variant.",
+        "another variant, and between bundles on a machine under load.",
     )
     parity: Parity | None = None
 

@@ -220,6 +220,20 @@ def test_vanilla_of_another_call_is_a_baseline_on_the_same_machine_only() -> Non
         assert (shown.text == "no vanilla to compare with") is not found
 
 
+@pytest.mark.parametrize("busy", ["clipped", "vanilla"])
+def test_bundles_timed_on_a_machine_under_load_are_not_compared(busy: str) -> None:
+    """One side ran beside others: the ratio would be theirs. Rows of one bundle share the load."""
+    rows = both()
+    for index, row in enumerate(rows):
+        if row.attention == busy and row.latency is not None:
+            blocks = [b.model_copy(update={"others": 0.4}) for b in row.latency.blocks]
+            latency = row.latency.model_copy(update={"blocks": blocks})
+            rows[index] = row.model_copy(update={"latency": latency})
+    shown = line(rows, "clipped", "INT8")[RATIO]
+    assert (shown.text, shown.kind) == ("not comparable", None)
+    assert line(rows, "vanilla", "INT8")[RATIO].kind is Kind.MEASURED
+
+
 def test_vanilla_of_the_same_call_goes_before_that_of_another() -> None:
     other = variant("vanilla", session="other", bundle="b-other", bundle_sha256="other")
     rows = [*other, *variant("clipped"), *variant("vanilla")]
