@@ -8,8 +8,8 @@ share of its multiply-accumulates runs in INT8, is read from the engine. All con
 variant are timed in the same rounds, in an order drawn anew, beside the float configuration that is
 vanilla's fastest on that engine. A relative latency is the median over rounds of the variant's time
 ÷ that of the baseline in the same round, so that a machine whose speed drifts moves both; above 1
-is slower. Engines that cannot run here are BUILT: no latency. Engines that run a checkpoint are left
-out. Writes ``benchmarks/results/attention_cost.json`` after each variant; those in it are kept.
+is slower. Engines that cannot run here are BUILT: no latency. Engines that run a checkpoint are
+left out. Writes ``benchmarks/results/attention_cost.json`` after each variant, and goes on from it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deploy.profiling.gates import machine_under_load
 from deploy.profiling.statistics import Estimate, ratio_apart, speed_up
 from deploy.profiling.summary import Comparison, RowFigures
 
@@ -19,12 +20,14 @@ def vanilla_beside(comparison: Comparison, comparisons: Sequence[Comparison]) ->
     Of the same machine and versions, engine, task, data, input shape and threads: vanilla of the
     same name, or of the only other name, since a checkpoint is often named after its attention; of
     the same session where there is one. None where there is none, where there are several names to
-    choose from, or where nothing was timed.
+    choose from, where nothing was timed, or where there is no other variant.
 
     Args:
         comparison: Of the variant; vanilla is held against itself.
         comparisons: All there are.
     """
+    if all(_attention(c) == VANILLA for c in comparisons):
+        return None
     if _attention(comparison) == VANILLA:
         return comparison if comparison.fastest_float else None
     setting = _setting(comparison)
@@ -40,18 +43,22 @@ def vanilla_beside(comparison: Comparison, comparisons: Sequence[Comparison]) ->
 def relative_latency(figures: RowFigures, vanilla: Comparison | None) -> Estimate | None:
     """Return p50 ÷ that of vanilla's fastest float on the same engine; above 1 is slower.
 
-    Rows of vanilla ran in the same rounds and are paired; bundles were timed one after the other,
-    so a variant's rows are not.
+    Rows of vanilla ran in the same rounds and are paired. Bundles were timed one after the other:
+    a variant's rows are not paired, and where others took processor time meanwhile there is no
+    figure, since the ratio would be as much theirs as the variant's.
     """
     baseline = vanilla.fastest_float if vanilla is not None else None
     if vanilla is None or baseline is None:
         return None
     if baseline.row.latency is None or figures.row.latency is None:
         return None
+    same = figures.row.bundle_sha256 == baseline.row.bundle_sha256
+    if not same and any(
+        next(machine_under_load([row]), None) for row in (baseline.row, figures.row)
+    ):
+        return None
     below, above = baseline.row.latency.rounds_ns, figures.row.latency.rounds_ns
-    if figures.row.bundle_sha256 == baseline.row.bundle_sha256:
-        return speed_up(above, below)
-    return ratio_apart(below, above)
+    return speed_up(above, below) if same else ratio_apart(below, above)
 
 
 def _attention(comparison: Comparison) -> str:

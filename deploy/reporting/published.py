@@ -60,7 +60,8 @@ class ConfigurationEntry(Record):
     relative_latency: Interval | None = Field(
         default=None,
         description="p50 ÷ that of vanilla attention's fastest float on the same engine and "
-        "machine; above 1 is slower. Null where there is no such vanilla.",
+        "machine; above 1 is slower. Null without such a vanilla or "
+        "another variant, and between bundles on a machine under load.",
     )
     parity: Parity | None = None
 

@@ -141,7 +141,10 @@ def test_vanilla_itself_ran_in_the_same_rounds() -> None:
         )
         for row in rows
     ]
-    (comparison,) = report_document(rows, "t").comparisons
+    alone, (*_, comparison) = (
+        report_document(found, "t").comparisons for found in (rows, [*variant("clipped"), *rows])
+    )
+    assert all(one.relative_latency is None for one in alone[0].configurations)
     for one in comparison.configurations:
         expected = 1.0 if one.configuration == "BF16" else 2.0
         assert one.relative_latency is not None
@@ -215,6 +218,20 @@ def test_vanilla_of_another_call_is_a_baseline_on_the_same_machine_only() -> Non
         shown = line([*variant("clipped"), *vanilla], "clipped", "INT8")[RATIO]
         assert (shown.kind is Kind.MEASURED) is found
         assert (shown.text == "no vanilla to compare with") is not found
+
+
+@pytest.mark.parametrize("busy", ["clipped", "vanilla"])
+def test_bundles_timed_on_a_machine_under_load_are_not_compared(busy: str) -> None:
+    """One side ran beside others: the ratio would be theirs. Rows of one bundle share the load."""
+    rows = both()
+    for index, row in enumerate(rows):
+        if row.attention == busy and row.latency is not None:
+            blocks = [b.model_copy(update={"others": 0.4}) for b in row.latency.blocks]
+            latency = row.latency.model_copy(update={"blocks": blocks})
+            rows[index] = row.model_copy(update={"latency": latency})
+    shown = line(rows, "clipped", "INT8")[RATIO]
+    assert (shown.text, shown.kind) == ("not comparable", None)
+    assert line(rows, "vanilla", "INT8")[RATIO].kind is Kind.MEASURED
 
 
 def test_vanilla_of_the_same_call_goes_before_that_of_another() -> None:

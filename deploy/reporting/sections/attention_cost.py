@@ -82,9 +82,11 @@ def _fused(row: Row) -> Cell:
 def _relative(figures: RowFigures, vanilla: Comparison | None) -> Cell:
     if figures.row.latency is None:
         return Cell(NOT_RUN if figures.row.kind is Kind.BUILT else UNRECORDED, muted=True)
-    ratio = relative_latency(figures, vanilla)
-    if ratio is None or vanilla is None or vanilla.fastest_float is None:
+    if vanilla is None or vanilla.fastest_float is None:
         return Cell("no vanilla to compare with", muted=True)
+    ratio = relative_latency(figures, vanilla)
+    if ratio is None:
+        return Cell("not comparable", muted=True, detail="the machine was under load")
     baseline = vanilla.fastest_float.row
     if figures.row is baseline:
         return Cell("1", baseline.kind, "the baseline", order=1.0)
@@ -102,10 +104,10 @@ def _relative(figures: RowFigures, vanilla: Comparison | None) -> Cell:
 def _notes(comparisons: Sequence[Comparison]) -> tuple[Note, ...]:
     notes = [
         Note(
-            "Bundles are timed one after the other: intervals of variants other "
-            "than vanilla draw the rounds of both sides apart, and do not hold what changed on "
-            "the machine between them. Model size is not compared: only bundles of one "
-            "architecture say what attention costs."
+            "Bundles are timed one after the other: intervals of variants other than vanilla draw "
+            "the rounds of both sides apart, and do not hold what changed on the machine between "
+            "them. Where others took processor time there is no figure. Model size is not "
+            "compared: only bundles of one architecture say what attention costs."
         )
     ]
     timed = [c for c in comparisons if c.fastest_float and c.rows[0].row.attention != VANILLA]
