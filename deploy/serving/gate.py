@@ -54,7 +54,7 @@ class Gate:
                 await _send_parts(message, send)
 
         try:
-            await self._app(scope | {_INSIDE: inside}, receive, send_on)
+            await self._app({**scope, _INSIDE: inside}, receive, send_on)
         finally:
             for _ in inside:
                 self._service.leave()

@@ -31,8 +31,10 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: If the address cannot be taken.
     """
     try:
-        (family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        found = socket.socket(family, socket.SOCK_STREAM)
+        asked = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = asked[0]
+        # asyncio turns Nagle's delay off only for sockets that say they are TCP
+        found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
         found.listen(_BACKLOG)

@@ -29,6 +29,13 @@ DATATYPES = {
 
 _DTYPES = {v: k for k, v in DATATYPES.items()}
 
+_WRITTEN: dict[str, set[type]] = {
+    "BOOL": {bool},
+    "BYTES": {str},
+    **dict.fromkeys(("FP16", "FP32", "FP64"), {int, float}),
+}
+"""Types of JSON values, where not whole numbers."""
+
 _LENGTH_BYTES = 4
 """Before each element of BYTES in binary."""
 
@@ -40,12 +47,11 @@ def array_from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any)
         ProtocolError: If it holds another number or kind of values, or one that does not fit.
     """
     values = _flat(name, shape, data)
-    wanted = {"BOOL": (bool,), "BYTES": (str,)}.get(datatype, (int,))
-    wanted = (int, float) if datatype.startswith("FP") else wanted
+    wanted = _WRITTEN.get(datatype, {int})
     if not all(type(v) in wanted for v in values):
         raise ProtocolError(
             f"data of input {name!r} holds values that are no {datatype}",
-            fix=f"send {' or '.join(t.__name__ for t in wanted)} values",
+            fix=f"send {' or '.join(sorted(t.__name__ for t in wanted))} values",
         )
     if datatype == "BYTES":
         return _objects(_utf8(name, values), shape)
@@ -143,7 +149,8 @@ def _objects(values: list[bytes], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _elements(name: str, count: int, raw: bytes) -> list[bytes]:
-    found, start = [], 0
+    found: list[bytes] = []
+    start = 0
     while start + _LENGTH_BYTES <= len(raw) and len(found) < count:
         length = int.from_bytes(raw[start : start + _LENGTH_BYTES], "little")
         start += _LENGTH_BYTES + length
