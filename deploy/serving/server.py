@@ -15,9 +15,10 @@ from deploy.serving.service import Service
 from trueint8.errors import ConfigError
 
 GRACE_S = 1.0
-"""After SIGTERM requests are still answered this long, each with ``Connection: close``.
+"""After SIGTERM new connections are refused, and requests on open ones are answered this long.
 
-A client that sends on an open connection just then would otherwise get a reset, not an answer.
+Each answer closes its connection. A client that sends on an open connection just when it is closed
+would get a reset instead of an answer.
 """
 
 _CONNECTIONS_PER_WAITING = 4
@@ -62,8 +63,10 @@ class _Server(uvicorn.Server):
         self._service.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Stop once the grace is over."""
+        """Refuse connections as soon as the server drains, and stop once the grace is over."""
         if self._service.draining and not self.should_exit:
+            for server in self.servers:
+                server.close()
             await asyncio.sleep(GRACE_S)
             self.should_exit = True
         return await super().on_tick(counter)
