@@ -23,6 +23,9 @@ from trueint8 import __version__
 
 BODY_TYPES = ("", "application/json", "application/octet-stream")
 
+_READ_IN_VAIN = 4
+"""Bodies up to so many times the largest allowed are read before they are refused."""
+
 _RETRY_AFTER_S = {429: "1", 503: "1"}
 
 
@@ -144,15 +147,23 @@ async def _answer(service: Service, request: Request, name: str, arrived: float)
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """Read a body without ever holding more than allowed."""
+    """Read a body without ever holding more than allowed.
+
+    One that is somewhat too large is read to its end and thrown away: a client that is refused
+    while it still sends may see a reset connection instead of the reason.
+    """
     said = request.headers.get("content-length", "0")
-    body = bytearray()
-    if not said.isdigit() or int(said) > most:
+    body, size = bytearray(), 0
+    if not said.isdigit() or len(said) > 12 or int(said) > _READ_IN_VAIN * most:
         raise _too_large(most)
     async for part in request.stream():
-        body += part
-        if len(body) > most:
+        size += len(part)
+        if size <= most:
+            body += part
+        elif size > _READ_IN_VAIN * most:
             raise _too_large(most)
+    if size > most:
+        raise _too_large(most)
     return bytes(body)
 
 

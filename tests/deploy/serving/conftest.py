@@ -55,9 +55,19 @@ class Server:
             self.process.kill()
             raise AssertionError(line + self.process.communicate()[1])
         self.port = int(found[1])
+        self._clients: list[Client] = []
 
     def client(self, token: str | None = None) -> Client:
-        return Client(self.port, token)
+        """Return a client that :meth:`end` closes."""
+        self._clients.append(Client(self.port, token))
+        return self._clients[-1]
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        self.process.kill()
+        self.process.communicate()
+        for client in self._clients:
+            client.close()
 
     def stop(self) -> tuple[int, str]:
         """End it as a service manager does; return exit code and standard error."""
@@ -72,8 +82,7 @@ def serving(*arguments: object) -> Iterator[Server]:
     try:
         yield server
     finally:
-        server.process.kill()
-        server.process.communicate()
+        server.end()
 
 
 @pytest.fixture(scope="session")
