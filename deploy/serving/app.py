@@ -113,8 +113,8 @@ def _infer_route(service: Service) -> Callable[..., Awaitable[Response]]:
         arrived = time.monotonic()
         _check_name(service, name, version)
         status = 500
-        enter(service, request)
         try:
+            enter(service, request)
             response = await _answer(service, request, name, arrived)
             status = response.status_code
             return response

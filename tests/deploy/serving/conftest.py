@@ -13,8 +13,8 @@ import pytest
 import deploy
 from deploy.bundle import Bundle
 from tests.deploy.conftest import SMALL
-from tests.deploy.serving.asking import Client
 from tests.deploy.running import start
+from tests.deploy.serving.asking import Client
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")

@@ -124,7 +124,11 @@ def test_outputs_in_the_order_and_form_asked_for() -> None:
         outputs=[{"name": "b", "parameters": {"binary_data": True}}, {"name": "a"}],
     )
     request = parse_request(json.dumps(body).encode(), None)
-    outputs = {"a": np.arange(2), "b": np.ones((1, 2), np.float32), "c": np.zeros(1)}
+    outputs: dict[str, np.ndarray] = {
+        "a": np.arange(2),
+        "b": np.ones((1, 2), np.float32),
+        "c": np.zeros(1),
+    }
     raw, length = encode_response("m", "1", request.id, select_outputs(request, outputs))
     assert length is not None
     header = json.loads(raw[:length])

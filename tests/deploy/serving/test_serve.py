@@ -23,10 +23,14 @@ from tests.deploy.serving.asking import JSON, Client, binary_body, drawn, reques
 from tests.deploy.serving.conftest import Server, serving
 
 INFER = "/v2/models/m/infer"
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-"""Batches of other sizes are multiplied in another order."""
 
 LENGTHS = range(3, 19)
+
+
+def check_near(found: np.ndarray, expected: np.ndarray) -> None:
+    """Batches of other sizes are multiplied in another order."""
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,7 @@ def test_json_and_binary_both_ways(client: Client, alone: dict[int, np.ndarray])
             else:
                 length = int(reply.headers[HEADER_LENGTH.lower()])
                 found = np.frombuffer(reply.body[length:], np.float32).reshape(1, 3)
-            np.testing.assert_allclose(found, alone[5], **CLOSE)
+            check_near(found, alone[5])
 
 
 def test_triton_clients_understand_it(server: Server, alone: dict[int, np.ndarray]) -> None:
@@ -91,7 +95,7 @@ def test_triton_clients_understand_it(server: Server, alone: dict[int, np.ndarra
         for outputs in (wanted, None):
             answer = client.infer("m", inputs, outputs=outputs, request_id="9")
             assert answer.get_response()["id"] == "9"
-            np.testing.assert_allclose(answer.as_numpy("logits"), alone[6], **CLOSE)
+            check_near(answer.as_numpy("logits"), alone[6])
     text = http.InferInput("text", [1], "BYTES")
     text.set_data_from_numpy(np.array([b"a b"], object))
     assert client.infer("m-text", [text]).as_numpy("scores").shape == (1, 3)
@@ -120,7 +124,7 @@ def test_texts_get_the_scores_of_their_tokens(
             raised = np.exp(session.run(arrays)["logits"])
             expected.append(raised / raised.sum())
     scores = client.infer(text_request(*texts), "m-text").array("scores")
-    np.testing.assert_allclose(scores, np.concatenate(expected), **CLOSE)
+    check_near(scores, np.concatenate(expected))
     (output,) = client.get("/v2/models/m-text").json["outputs"]
     assert output["parameters"]["labels"] == "negative,positive,neutral"
     long = "a " * 300
@@ -129,17 +133,36 @@ def test_texts_get_the_scores_of_their_tokens(
     assert cut.array("scores").sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_an_encoder_of_features_gives_embeddings(encoder: Bundle) -> None:
+def test_an_encoder_of_features_gives_embeddings_without_torch(encoder: Bundle) -> None:
     import transformers
 
     reference = transformers.AutoTokenizer.from_pretrained(encoder.tokenizer)
     with deploy.load(encoder.path) as session:
         mean = session.run(tokenized(reference, "a b c"))["last_hidden_state"].mean(axis=1)
-    with serving(encoder.path, "--name", "m") as server:
-        found = server.client().infer(text_request("a b c", "a"), "m-text").array("embedding")
-        assert server.stop()[0] == 0
-    np.testing.assert_allclose(found[:1], mean / np.linalg.norm(mean), **CLOSE)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    found, loaded = _embeddings_of_process(encoder.path, "a b c", "a")
+    check_near(found[:1], mean / np.linalg.norm(mean))
+    check_near(np.linalg.norm(found, axis=1), np.ones(2))
+    assert {"uvicorn", "tokenizers", "numpy"} <= loaded
+    assert not loaded & {"torch", "transformers"}
+
+
+def _embeddings_of_process(path: Path, *texts: str) -> tuple[np.ndarray, set[str]]:
+    """Return a server's embeddings of texts, and the packages it had loaded at its end."""
+    program = (
+        "import sys\nfrom deploy.cli import main\n"
+        "try:\n    main()\nfinally:\n    print('LOADED', *sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "serve", "--port", "0", "--name", "m", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    client = Client(int(process.stdout.readline().rsplit(":", 1)[1]))
+    ready = client.get("/v2/health/ready").status
+    found = client.infer(text_request(*texts), "m-text").array("embedding")
+    client.close()
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert ready == 200 and process.returncode == 0
+    return found, {name.partition(".")[0] for name in out.split("LOADED")[1].split()}
 
 
 GOOD = request_of(drawn(1, 4, 4))
@@ -218,7 +241,7 @@ def _hammer(
                 assert reply.status == 400 and reply.error
             else:
                 found = client.ask("POST", INFER, body, headers).array("logits")
-                np.testing.assert_allclose(found, alone[length], **CLOSE)
+                check_near(found, alone[length])
         client.close()
         return malformed
 
@@ -320,28 +343,6 @@ def test_sigterm_under_load_loses_nothing(classifier: Bundle) -> None:
             thread.join(60)
     assert not lost
     assert code == 0 and "Traceback" not in err
-
-
-def test_the_server_needs_no_torch(classifier: Bundle) -> None:
-    program = (
-        "import sys\nfrom deploy.cli import main\n"
-        "try:\n    main()\nfinally:\n    print('LOADED', *sys.modules)"
-    )
-    command = [sys.executable, "-c", program, "serve", "--port", "0", "--name", "m"]
-    process = subprocess.Popen(
-        [*command, str(classifier.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    port = int(process.stdout.readline().rsplit(":", 1)[1])
-    client = Client(port)
-    assert client.infer(text_request("a b"), "m-text").status == 200
-    assert client.infer(GOOD).status == 200
-    client.close()
-    process.terminate()
-    out, err = process.communicate(timeout=60)
-    loaded = {name.partition(".")[0] for name in out.split("LOADED")[1].split()}
-    assert {"uvicorn", "tokenizers", "numpy"} <= loaded, err
-    assert not loaded & {"torch", "transformers"}
 
 
 @pytest.mark.parametrize(
