@@ -43,9 +43,7 @@ class ReconcileOptions(EvaluationOptions):
     """Everything ``deploy reconcile`` can be told."""
 
     bundle: str | None = argument(metavar="BUNDLE")
-    engine: str | None = option(
-        help="The engine to look into.  [default: the first that can be]"
-    )
+    engine: str | None = option(help="The engine to look into.  [default: the first that can be]")
     data: str | None = option(
         help="Evaluation data: .txt, .jsonl, .npz, or a folder.  [default: the golden inputs]"
     )
@@ -126,7 +124,8 @@ def _lines(found: Reconciliation) -> Iterator[str]:
     yield f"{found.engine} ({found.configuration}, rest {rest}), {found.samples} samples"
     for arm, note in found.notes.items():
         yield f"  {arm}: {note}"
-    yield f"  outputs with taps to those without: {found.tapped_db:.1f} dB  [{found.kinds['engine']}]"
+    kind = found.kinds["engine"]
+    yield f"  outputs with taps to those without: {found.tapped_db:.1f} dB  [{kind}]"
     for arm, why in found.absent.items():
         yield f"  {arm}: absent, {why}"
     for output, pairs in found.outputs.items():
@@ -146,7 +145,10 @@ def _lines(found: Reconciliation) -> Iterator[str]:
 
 def _closeness(c: Closeness) -> str:
     flips = f", top-1 flips {c.flips:.2%} of {c.positions}" if c.flips is not None else ""
-    return f"SQNR {c.sqnr_db:.1f} dB, cosine {c.cosine:.6f}, largest error {c.largest:.3g}{flips}  [{c.kind}]"
+    return (
+        f"SQNR {c.sqnr_db:.1f} dB, cosine {c.cosine:.6f}, largest error {c.largest:.3g}{flips}  "
+        f"[{c.kind}]"
+    )
 
 
 def _score(score: ArmScore, found: Reconciliation) -> str:

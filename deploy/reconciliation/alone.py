@@ -28,7 +28,9 @@ class AloneChecks:
         runs: Spliced: the Q/DQ graph, the same in another order, and the float graph.
     """
 
-    def __init__(self, arm: Arm, places: Mapping[str, tuple[str, str]], runs: Sequence[Run]):
+    def __init__(
+        self, arm: Arm, places: Mapping[str, tuple[str, str]], runs: Sequence[Run]
+    ) -> None:
         self._arm, self._places, self._runs = arm, places, runs
         kinds = ("sqnr", "repeat", "noise")
         self._sums = {place: {k: Comparison() for k in kinds} for place in places}
@@ -40,7 +42,8 @@ class AloneChecks:
             value, floating = self._places[layer]
             quantized[given_name(value)] = floats[given_name(floating)] = given[value]
         alone, again, floating_alone = (
-            run(feeds) for run, feeds in zip(self._runs, (quantized, quantized, floats), strict=True)
+            run(feeds)
+            for run, feeds in zip(self._runs, (quantized, quantized, floats), strict=True)
         )
         for place, (value, floating) in self._places.items():
             sums = self._sums[place]

@@ -26,6 +26,7 @@ class Layer:
         name: Of its node, as in the manifest.
         values: Its product, and what operators without another activation make of it, in order.
         result: That of ``values`` with the bias, or the product where there is none.
+        bias: What is added to the product, by the initializer's name, or "".
         floats: By value, the one the float graph has in its place.
         dequantized: By value between Q and DQ, the one behind DQ.
     """
@@ -33,6 +34,7 @@ class Layer:
     name: str
     values: tuple[str, ...]
     result: str
+    bias: str
     floats: dict[str, str]
     dequantized: dict[str, str]
 
@@ -72,7 +74,8 @@ def _layer(node: ir.Node) -> Layer:
             dequantized[quantized], quantized = name, ""
     biased = len(chain) > 1 and chain[1].op_type == "Add"
     result = str(chain[biased].outputs[0].name)
-    return Layer(str(node.name), tuple(floats), result, floats, dequantized)
+    bias = next(str(v.name) for v in chain[1].inputs if v and is_constant(v)) if biased else ""
+    return Layer(str(node.name), tuple(floats), result, bias, floats, dequantized)
 
 
 def _follower(node: ir.Node) -> ir.Node | None:

@@ -36,9 +36,7 @@ def hooked(
     handles = []
     for path, names in by_module(dict.fromkeys(values)).items():
 
-        def keep(
-            _: object, __: object, result: torch.Tensor, names: list[str] = names
-        ) -> None:
+        def keep(_: object, __: object, result: torch.Tensor, names: list[str] = names) -> None:
             columns = np.cumsum([widths[name] for name in names])[:-1]
             parts = np.split(result.float().cpu().numpy(), columns, axis=-1)
             filled.update({values[n]: part for n, part in zip(names, parts, strict=True)})

@@ -1,7 +1,8 @@
 """More outputs for the optimized graph that ONNX Runtime executes.
 
 The graph is loaded as it is, without another optimization, so nothing about it changes but that it
-returns more. Where a bias is fused into what follows, a layer's result is the product without it.
+returns more. Where a bias is fused into what follows, the tap adds it once more, from the graph's own
+constant: the product alone is no measure, as calibration may have moved a part of it to the bias.
 """
 
 from __future__ import annotations
@@ -39,27 +40,32 @@ def tap_onnx(path: Path, layers: Collection[Layer], matmuls: Mapping[str, str]) 
     found: dict[str, str] = {}
     nodes = list(model.graph.node)
     made = {name for node in nodes for name in node.output}
+    constants = {tensor.name for tensor in model.graph.initializer}
     kernels = kernels_of(path, matmuls, {})
     for node, kernel in zip(nodes, kernels, strict=True):
         for name in (n for n in kernel.matmuls if n in known):
             layer, raw = known[name], node.output[0]
-            if raw == layer.values[0] and layer.result in made:
-                raw = layer.result
             value = layer.tap([raw.removesuffix(_BEFORE_Q)])
             if not value:
                 continue
+            if value == layer.values[0] and layer.bias in constants:
+                value = layer.result
             found[name] = value
             if value not in outputs:
-                _add(model.graph, node, raw, output_name(value, outputs))
+                maker = _tap(node, value if value in made else raw, layer, value)
+                maker.output.append(output_name(value, outputs))
+                model.graph.node.append(maker)
+                told = helper.make_tensor_value_info(maker.output[0], onnx.TensorProto.FLOAT, None)
+                model.graph.output.append(told)
     onnx.save(model, str(path))
     return found
 
 
-def _add(graph: onnx.GraphProto, node: onnx.NodeProto, raw: str, output: str) -> None:
-    if node.op_type in _SCALES and len(node.input) > _SCALES[node.op_type] + 1:
-        start = _SCALES[node.op_type]
-        made = helper.make_node("DequantizeLinear", [raw, *node.input[start : start + 2]], [output])
-    else:
-        made = helper.make_node("Identity", [raw], [output])
-    graph.node.append(made)
-    graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+def _tap(node: onnx.NodeProto, given: str, layer: Layer, value: str) -> onnx.NodeProto:
+    """Return a node that makes the layer's value of what the graph holds of it."""
+    start = _SCALES.get(node.op_type)
+    if start is not None and len(node.input) > start + 1:
+        return helper.make_node("DequantizeLinear", [given, *node.input[start : start + 2]], [])
+    if value == layer.result != given == layer.values[0]:
+        return helper.make_node("Add", [given, layer.bias], [])
+    return helper.make_node("Identity", [given], [])
