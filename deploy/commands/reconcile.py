@@ -139,7 +139,7 @@ def _lines(found: Reconciliation) -> Iterator[str]:
         told = f"first parts from the Q/DQ graph at {layers[0]}" if layers else "parts at no layer"
         more = f" (and at {', '.join(layers[1:4])})" if layers[1:] else ""
         unseen = len(found.unseen[arm])
-        inside = f"; {unseen} layers inside kernels that do more were not seen" if unseen else ""
+        inside = f"; {unseen} layers have no result of their own to see" if unseen else ""
         yield f"{arm}: {told}{more}{inside}  [{found.kinds[arm]}]"
 
 

@@ -111,35 +111,60 @@ def engine_arm(
     configuration: Configuration,
     layers: Collection[Layer],
     scratch: Path,
+    *,
+    split: bool = True,
 ) -> Iterator[Arm]:
-    """Open an engine's files with taps: copies of them, or the checkpoint's modules eagerly."""
+    """Open an engine's files with taps: copies of them, or the checkpoint's modules eagerly.
+
+    Args:
+        bundle: Holds them.
+        engine: As :func:`examined_engine` returned it, with ``configuration``.
+        configuration: How it runs.
+        layers: Of its Q/DQ graph.
+        scratch: For the copies.
+        split: Whether taps may split what the engine fuses; else layers in such kernels are left.
+    """
     if engine.runs_checkpoint:
         with module_arm(bundle, "engine", configuration, layers) as arm:
             yield arm
         return
     matmuls = {m.name: m.returns for m in bundle.manifest.matmuls}
     folder = bundle.engine_folder(engine.name)
-    copy = Path(shutil.copytree(folder, scratch / engine.name))
-    if engine.name == _ONNX:
-        from deploy.engines.onnxruntime import FILE
-        from deploy.reconciliation.onnx_taps import tap_onnx
-
-        values = tap_onnx(copy / FILE, layers, matmuls)
-    else:
-        import openvino
-
-        from deploy.engines import openvino as adapter
-        from deploy.reconciliation.openvino_taps import tap_ir
-
-        values = tap_ir(openvino, folder / adapter.FILE, copy / adapter.FILE, layers)
     running = bundle.running(engine.name, default_threads())
-    note = _changes(engine, configuration, running, (folder, copy), matmuls)
+    copy, values = _tapped_copy(folder, scratch / engine.name, layers, matmuls)
+    changed = _changed(engine, configuration, running, (folder, copy), matmuls)
+    note = "the taps change no kernel of a layer"
+    if changed and split:
+        told = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if changed[3:] else "")
+        note = f"the taps split what the engine fuses at {len(changed)} layers: {told}"
+    elif changed:
+        kept = [layer for layer in layers if layer.name not in changed]
+        copy, values = _tapped_copy(folder, scratch / f"{engine.name}-fused", kept, matmuls)
+        note = f"no taps at {len(changed)} layers: the engine computes something else with them"
     with engine.open(copy, configuration, running) as session:
 
         def run(batch: Arrays, _: Arrays) -> dict[str, np.ndarray]:
             return {value_name(k): v for k, v in session.run(batch).items()}
 
         yield Arm("engine", Kind.MEASURED, configuration.rest, values, run, note)
+
+
+def _tapped_copy(
+    folder: Path, copy: Path, layers: Collection[Layer], matmuls: Mapping[str, str]
+) -> tuple[Path, dict[str, str]]:
+    """Copy an engine's folder with taps in its graph; return the value of each layer too."""
+    shutil.copytree(folder, copy)
+    if folder.name == _ONNX:
+        from deploy.engines.onnxruntime import FILE
+        from deploy.reconciliation.onnx_taps import tap_onnx
+
+        return copy, tap_onnx(copy / FILE, layers, matmuls)
+    import openvino
+
+    from deploy.engines import openvino as adapter
+    from deploy.reconciliation.openvino_taps import tap_ir
+
+    return copy, tap_ir(openvino, folder / adapter.FILE, copy / adapter.FILE, layers)
 
 
 @contextmanager
@@ -168,21 +193,17 @@ def module_arm(
         yield Arm(name, kind, configuration.rest, values, run, _HOOKED)
 
 
-def _changes(
+def _changed(
     engine: Engine,
     configuration: Configuration,
     running: Running,
     folders: tuple[Path, Path],
     matmuls: Mapping[str, str],
-) -> str:
+) -> list[str]:
     """Return which layers other kernels execute once they are tapped, from both audits."""
     found = []
     for folder in folders:
         kernels = engine.audit(folder, configuration, running, matmuls)
         found.append({m: (k.kind, k.precision, set(k.matmuls)) for k in kernels for m in k.matmuls})
     before, after = found
-    other = [name for name in matmuls if before.get(name) != after.get(name)]
-    if not other:
-        return "the taps change no kernel of a layer"
-    told = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if other[3:] else "")
-    return f"the taps split what the engine fuses at {len(other)} layers: {told}"
+    return [name for name in matmuls if before.get(name) != after.get(name)]

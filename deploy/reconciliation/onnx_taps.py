@@ -1,8 +1,8 @@
 """More outputs for the optimized graph that ONNX Runtime executes.
 
 The graph is loaded as it is, without another optimization, so nothing about it changes but that it
-returns more. Where a bias is fused into what follows, the tap adds it once more, from the graph's own
-constant: the product alone is no measure, as calibration may have moved a part of it to the bias.
+returns more. Where a bias is fused into what follows, the tap adds it once more, from the graph's
+own constant: the product alone is no measure, as calibration may have moved a part of it there.
 """
 
 from __future__ import annotations

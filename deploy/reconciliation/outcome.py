@@ -96,7 +96,7 @@ class Reconciliation:
         absent: Why an arm is missing, by its name.
         outputs: By output and pair.
         layers: In the graph's order.
-        unseen: Layers inside kernels that do more, by arm.
+        unseen: By arm, layers without a result of their own to see.
         metric: Of ``scores``; None without evaluation data.
         drop_unit: Of what is lost.
         scores: By arm.
