@@ -29,7 +29,8 @@ A layer parts if its result is farther from what the Q/DQ graph computes, from t
 of the layers before it, than min(noise + 6 dB, repeat - 3 dB, 60 in FP32 or 30 in FP16 or 25 in
 BF16): noise is what quantization does in that layer alone, repeat how near the Q/DQ graph comes to
 itself in another order of operations. Error from earlier layers is on both sides, so it is the
-layer at fault that is named, in the graph's order. The exit code is 1 if one is.
+layer at fault that is named, in the graph's order; a fault in a layer that is not seen is named at
+the next that is. The exit code is 1 if one is.
 
 \b
 Examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -131,7 +132,7 @@ def engine_arm(
     matmuls = {m.name: m.returns for m in bundle.manifest.matmuls}
     folder = bundle.engine_folder(engine.name)
     running = bundle.running(engine.name, default_threads())
-    copy, values = _tapped_copy(folder, scratch / engine.name, layers, matmuls)
+    copy, values = _tapped_copy(folder, scratch, layers, matmuls)
     changed = _changed(engine, configuration, running, (folder, copy), matmuls)
     note = "the taps change no kernel of a layer"
     if changed and split:
@@ -139,7 +140,7 @@ def engine_arm(
         note = f"the taps split what the engine fuses at {len(changed)} layers: {told}"
     elif changed:
         kept = [layer for layer in layers if layer.name not in changed]
-        copy, values = _tapped_copy(folder, scratch / f"{engine.name}-fused", kept, matmuls)
+        copy, values = _tapped_copy(folder, scratch, kept, matmuls)
         note = f"no taps at {len(changed)} layers: the engine computes something else with them"
     with engine.open(copy, configuration, running) as session:
 
@@ -150,9 +151,10 @@ def engine_arm(
 
 
 def _tapped_copy(
-    folder: Path, copy: Path, layers: Collection[Layer], matmuls: Mapping[str, str]
+    folder: Path, scratch: Path, layers: Collection[Layer], matmuls: Mapping[str, str]
 ) -> tuple[Path, dict[str, str]]:
     """Copy an engine's folder with taps in its graph; return the value of each layer too."""
+    copy = Path(tempfile.mkdtemp(dir=scratch)) / folder.name
     shutil.copytree(folder, copy)
     if folder.name == _ONNX:
         from deploy.engines.onnxruntime import FILE

@@ -120,6 +120,19 @@ def test_all_three_arms_with_a_metric(
     assert "eagerly" in found["notes"][TORCH]
 
 
+def test_taps_that_change_what_openvino_computes_are_left_out(
+    checkpoint: Callable[[str], Path], calibration: Path, tmp_path: Path
+) -> None:
+    asked = {"engine": "openvino", "attention": "int8", "calib_data": calibration, **SMALL}
+    bundle = deploy.build(checkpoint("bert"), out=tmp_path / "int8-attention", **asked)
+    found = reconcile(bundle, "openvino", None, Silence())
+    assert found.parted(ENGINE) == []
+    assert found.tapped_db > 60
+    assert "no taps at 4 layers" in found.notes[ENGINE]
+    assert len(found.unseen[ENGINE]) == 4
+    assert all("/matmul" in name for name in found.unseen[ENGINE])
+
+
 def test_labels_give_accuracy_with_paired_figures(built: Built, tmp_path: Path) -> None:
     lines = [f'{{"text": "a line of words {i}", "label": {i % 3}}}' for i in range(24)]
     data = tmp_path / "labelled.jsonl"
