@@ -78,7 +78,13 @@ def sqnr_db(reference: np.ndarray, actual: np.ndarray) -> float:
     wanted, given = reference.astype(np.float64), actual.astype(np.float64)
     if not np.isfinite(given).all():
         return -EQUAL_DB
-    signal, noise = float((wanted**2).sum()), float(((given - wanted) ** 2).sum())
+    return decibels(float((wanted**2).sum()), float(((given - wanted) ** 2).sum()))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Return 10·log10(signal / noise) of two sums of squares, as :func:`sqnr_db` does."""
+    if not np.isfinite(noise):
+        return -EQUAL_DB
     if noise == 0:
         return EQUAL_DB
     ratio = 10 * np.log10(signal / noise) if signal else -EQUAL_DB

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,11 +116,10 @@ def _checks(
     outputs: Mapping[str, np.ndarray],
 ) -> Iterator[OutputCheck]:
     graph, rest = manifest.engines[engine.name].graph, configuration.rest
-    scores = manifest.model.task not in _WITHOUT_LOGITS
     for name, floating in golden.floats.items():
         shared: dict[str, Any] = {
             "mask": golden.inputs.get("attention_mask"),
-            "logits": scores and (name == _LOGITS or len(golden.floats) == 1),
+            "logits": holds_logits(manifest, name, golden.floats),
         }
         if configuration.graph != "int8":
             yield check_float(name, outputs[name], floating, rest, **shared)
@@ -134,15 +133,29 @@ def _checks(
         yield check_quantized(name, outputs[name], simulated, floating, repeat_db=repeat, **shared)
 
 
+def holds_logits(manifest: Manifest, output: str, outputs: Collection[str]) -> bool:
+    """Return whether an output's last axis holds scores of tokens or classes."""
+    scores = manifest.model.task not in _WITHOUT_LOGITS
+    return scores and (output == _LOGITS or len(outputs) == 1)
+
+
 def _golden_outputs(
     session: Session, inputs: Mapping[str, np.ndarray], manifest: Manifest
 ) -> dict[str, np.ndarray]:
-    """Run as many sequences at a time as every engine of the bundle was built for."""
+    """Run the golden inputs, in batches that are accepted, and join what they give."""
+    parts = [session.run(batch) for batch in accepted_batches(manifest, inputs)]
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def accepted_batches(
+    manifest: Manifest, inputs: Mapping[str, np.ndarray]
+) -> list[dict[str, np.ndarray]]:
+    """Cut inputs into batches of as many sequences as every engine of a bundle was built for."""
     if any(not i.shape or i.shape[0] is not None for i in manifest.inputs):
-        return session.run(inputs)
+        return [dict(inputs)]
     count = len(next(iter(inputs.values())))
     most = min(largest[0] for *_, largest in manifest.shapes.values())
-    parts = []
-    for start in range(0, count, most):
-        parts.append(session.run({k: v[start : start + most] for k, v in inputs.items()}))
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    starts = range(0, count, most)
+    return [{k: v[start : start + most] for k, v in inputs.items()} for start in starts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def _refused(name: str, why: str) -> BuildError:
     )
 
 
-def by_module(linears: Mapping[str, Linear]) -> dict[str, list[str]]:
+def by_module(linears: Iterable[str]) -> dict[str, list[str]]:
     """Return the names of matmuls by module: ``m``, ``m.1``, ``m.2`` are parts of ``m``."""
     found: dict[str, list[str]] = {}
     for name in linears:

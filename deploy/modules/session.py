@@ -87,6 +87,12 @@ class TorchSession:
         compiled: Callable[..., torch.Tensor] = torch.compile(call, fullgraph=True, mode=mode)
         return compiled
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """The checkpoint's model, with INT8 layers where the configuration has them."""
+        model: torch.nn.Module = self._model.model
+        return model
+
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch; outputs are copies in FP32."""
         check_inputs(self.inputs, arrays)

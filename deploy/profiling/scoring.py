@@ -133,6 +133,27 @@ def recovery(reference: Scores, worse: Scores, better: Scores) -> Estimate:
     return _estimate(lambda f, w, b: lost(f, w) - lost(f, b), (reference, worse, better))
 
 
+def mcnemar(reference: Scores, candidate: Scores) -> float:
+    """Return the probability of disagreements as uneven as these if neither were better.
+
+    Two-sided and exact, over sequences that one side alone has right.
+
+    Args:
+        reference: Accuracy with one label per sequence.
+        candidate: On the same sequences.
+
+    References:
+        McNemar 1947, Psychometrika 12(2).
+    """
+    from scipy.stats import binomtest
+
+    gained = np.asarray(candidate.sums) - np.asarray(reference.sums)
+    better, worse = int((gained > 0).sum()), int((gained < 0).sum())
+    if not better + worse:
+        return 1.0
+    return float(binomtest(better, better + worse).pvalue)
+
+
 def _lost(metric: Metric) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return the drop as a function of mean scores: of the float graph and of a candidate."""
     if metric == "perplexity":

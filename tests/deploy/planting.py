@@ -40,7 +40,7 @@ def write_evaluation(path: Path, rows: int = 24, length: int = 32, seed: int = 9
 
 def reseal(folder: Path, change: Callable[[Manifest], object] = lambda _: None) -> Bundle:
     """Hash a bundle again after its files were edited, and after ``change`` edited its manifest."""
-    manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    manifest = _manifest(folder)
     for name in (MANIFEST, MANIFEST_HASH):
         (folder / name).unlink()
     copy = manifest.model_copy(deep=True)
@@ -50,19 +50,37 @@ def reseal(folder: Path, change: Callable[[Manifest], object] = lambda _: None) 
 
 def double_a_scale(bundle: Path, engine: str) -> Bundle:
     """Build an engine of a bundle again, with the weight scale of its second matmul doubled."""
-    manifest = Manifest.model_validate_json((bundle / MANIFEST).read_bytes())
-    model = load_clean(bundle / manifest.engines[engine].graph)
-    dequantized = [n for n in model.graph if n.op_type == "DequantizeLinear"]
+    return multiply_scale(bundle, engine, weight_scales(bundle, engine)[1], 2.0)
+
+
+def weight_scales(bundle: Path, engine: str) -> list[str]:
+    """Return the scales of all quantized weights that an engine was built with, in order."""
+    dequantized = (n for n in _graph(bundle, engine).graph if n.op_type == "DequantizeLinear")
     weights = [n for n in dequantized if n.inputs[0].const_value is not None]  # type: ignore[union-attr]
-    scale = weights[1].inputs[1]
-    assert scale is not None and scale.const_value is not None
-    scale.const_value = ir.tensor(2 * scale.const_value.numpy(), name=scale.name)
+    return [str(n.inputs[1].name) for n in weights]  # type: ignore[union-attr]
+
+
+def multiply_scale(bundle: Path, engine: str, scale: str, factor: float) -> Bundle:
+    """Build an engine of a bundle again with another value of a scale; its Q/DQ graph stays."""
+    model = _graph(bundle, engine)
+    changed = model.graph.initializers[scale]
+    assert changed.const_value is not None
+    wrong = (factor * changed.const_value.numpy()).astype(np.float32)
+    changed.const_value = ir.tensor(wrong, name=scale)
     folder = bundle / ENGINE / engine
     source = bundle / "defect.onnx"
     save_model(model, source)
     shutil.rmtree(folder)
     folder.mkdir()
-    shapes = shapes_from_plain(manifest.model_dump()["shapes"])
+    shapes = shapes_from_plain(_manifest(bundle).model_dump()["shapes"])
     ENGINES.load(engine).build(BuildRequest(source, folder, shapes, Silence()))
     source.unlink()
     return reseal(bundle)
+
+
+def _manifest(bundle: Path) -> Manifest:
+    return Manifest.model_validate_json((bundle / MANIFEST).read_bytes())
+
+
+def _graph(bundle: Path, engine: str) -> ir.Model:
+    return load_clean(bundle / _manifest(bundle).engines[engine].graph)
