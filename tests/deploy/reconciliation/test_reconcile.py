@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
 
 import deploy
 from deploy.bundle import ENGINE as FOLDER
 from deploy.bundle import Bundle
 from deploy.engines import ENGINES
 from deploy.engines.onnxruntime import FILE
+from deploy.modules.session import PARAMETERS
 from deploy.reconciliation.layers import layers_of
 from deploy.reconciliation.outcome import ENGINE, FLOAT, TORCH
 from deploy.reconciliation.reconciling import reconcile
@@ -118,6 +120,18 @@ def test_all_three_arms_with_a_metric(
     assert query["alone"][TORCH]["kind"] == "SIMULATED"
     assert all("matmul" in name for name in found["unseen"][TORCH])
     assert "eagerly" in found["notes"][TORCH]
+    _multiply_step(bundle.path, "bert.encoder.layer.1.intermediate.dense", 1.3)
+    wrong = reconcile(open_bundle(bundle.path), "onnxruntime", None, Silence())
+    assert wrong.parted(ENGINE) == []
+    assert wrong.parted(TORCH) == ["bert.encoder.layer.1.intermediate.dense"]
+
+
+def _multiply_step(bundle: Path, module: str, factor: float) -> None:
+    path = bundle / FOLDER / "torch-int8" / PARAMETERS
+    arrays = load_file(path)
+    arrays[f"layer {module} 0 scale"] *= np.float32(factor)
+    save_file(arrays, path)
+    reseal(bundle)
 
 
 def test_taps_that_change_what_openvino_computes_are_left_out(
