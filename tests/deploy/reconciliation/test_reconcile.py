@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import deploy
 from deploy.bundle import ENGINE as FOLDER
-from deploy.bundle import Bundle
+from deploy.bundle import Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.engines.onnxruntime import FILE
 from deploy.modules.session import PARAMETERS
@@ -93,8 +93,7 @@ def test_a_scale_changed_in_the_engines_own_file_is_named_by_the_command(
     assert run_here("reconcile", bundle_copy, "--engine", "openvino").code == 0
 
 
-def test_all_three_arms_with_a_metric(
-    built: Built,
+def test_all_three_arms_on_the_same_samples(
     checkpoint: Callable[[str], Path],
     calibration: Path,
     evaluation: Path,
