@@ -96,7 +96,6 @@ def test_a_scale_changed_in_the_engines_own_file_is_named_by_the_command(
 def test_all_three_arms_on_the_same_samples(
     checkpoint: Callable[[str], Path],
     calibration: Path,
-    evaluation: Path,
     tmp_path: Path,
 ) -> None:
     bundle = deploy.build(
