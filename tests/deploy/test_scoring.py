@@ -14,6 +14,7 @@ from deploy.profiling.scoring import (
     accuracy_figures,
     bounded,
     drop,
+    mcnemar,
     recovery,
     score,
     scores_from,
@@ -117,3 +118,12 @@ def test_what_cannot_be_scored_is_refused() -> None:
         score(logits_of, nothing)
     with pytest.raises(RunError, match="perplexity is not finite"):
         score(lambda b: {"x": logits_of(b)["logits"] * np.float32(np.nan)}, data)
+
+
+def test_mcnemar_counts_only_where_one_side_alone_is_right() -> None:
+    both, one = (1,) * 5, (1,) * 20
+    reference = Scores("accuracy", (1.0,) * 5 + (1.0,) * 9 + (0.0,) * 1 + (0.0,) * 10, both + one)
+    candidate = Scores("accuracy", (1.0,) * 5 + (0.0,) * 9 + (1.0,) * 1 + (0.0,) * 10, both + one)
+    assert mcnemar(reference, candidate) == pytest.approx(2 * 11 / 1024)
+    assert mcnemar(candidate, reference) == pytest.approx(2 * 11 / 1024)
+    assert mcnemar(reference, reference) == 1.0

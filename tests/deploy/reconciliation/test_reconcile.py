@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
 
 import deploy
 from deploy.bundle import ENGINE as FOLDER
-from deploy.bundle import Bundle
+from deploy.bundle import Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.engines.onnxruntime import FILE
+from deploy.modules.session import PARAMETERS
 from deploy.reconciliation.layers import layers_of
 from deploy.reconciliation.outcome import ENGINE, FLOAT, TORCH
 from deploy.reconciliation.reconciling import reconcile
@@ -91,11 +93,9 @@ def test_a_scale_changed_in_the_engines_own_file_is_named_by_the_command(
     assert run_here("reconcile", bundle_copy, "--engine", "openvino").code == 0
 
 
-def test_all_three_arms_with_a_metric(
-    built: Built,
+def test_all_three_arms_on_the_same_samples(
     checkpoint: Callable[[str], Path],
     calibration: Path,
-    evaluation: Path,
     tmp_path: Path,
 ) -> None:
     bundle = deploy.build(
@@ -118,6 +118,18 @@ def test_all_three_arms_with_a_metric(
     assert query["alone"][TORCH]["kind"] == "SIMULATED"
     assert all("matmul" in name for name in found["unseen"][TORCH])
     assert "eagerly" in found["notes"][TORCH]
+    _multiply_step(bundle.path, "bert.encoder.layer.1.intermediate.dense", 1.3)
+    wrong = reconcile(open_bundle(bundle.path), "onnxruntime", None, Silence())
+    assert wrong.parted(ENGINE) == []
+    assert wrong.parted(TORCH) == ["bert.encoder.layer.1.intermediate.dense"]
+
+
+def _multiply_step(bundle: Path, module: str, factor: float) -> None:
+    path = bundle / FOLDER / "torch-int8" / PARAMETERS
+    arrays = load_file(path)
+    arrays[f"layer {module} 0 scale"] *= np.float32(factor)
+    save_file(arrays, path)
+    reseal(bundle)
 
 
 def test_taps_that_change_what_openvino_computes_are_left_out(
