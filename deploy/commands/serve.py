@@ -67,6 +67,8 @@ _COUNTS = ("threads", "max_batch", "max_tokens", "max_queue", "max_request_kib",
 
 def run(options: ServeOptions) -> None:
     """Open the engine, say where it is served, and serve until told to stop."""
+    import ipaddress
+
     from trueint8.errors import ConfigError, MissingDependency
 
     if options.bundle is None:
@@ -84,6 +86,8 @@ def run(options: ServeOptions) -> None:
         ) from err
     with listen(options.host, options.port) as listening:
         service = _service(options)
+        if not ipaddress.ip_address(listening.getsockname()[0]).is_loopback and not service.token:
+            click.echo("warning: others may ask too; --token-file FILE demands a token", err=True)
         if not options.quiet:
             host, port = listening.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host

@@ -112,7 +112,7 @@ class TextModel:
         if len(self.labels) == 1:
             return values
         if self.several:
-            return np.asarray(1 / (1 + np.exp(-values)), np.float32)
+            return np.asarray(np.exp(-np.logaddexp(0, -values)), np.float32)
         raised = np.exp(values - values.max(axis=-1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=-1, keepdims=True), np.float32)
 
