@@ -22,6 +22,9 @@ Each answer closes its connection. A client that sends on an open connection jus
 would get a reset instead of an answer.
 """
 
+_IDLE_S = 75
+"""More than pools of clients keep a connection: whoever closes it last gets no reset."""
+
 _CONNECTIONS_PER_WAITING = 4
 _BACKLOG = 512
 
@@ -86,6 +89,7 @@ def run_server(service: Service, listening: socket.socket) -> None:
         log_level="warning",
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_IDLE_S,
         limit_concurrency=64 + _CONNECTIONS_PER_WAITING * service.limits.waiting,
         timeout_graceful_shutdown=math.ceil(service.limits.deadline_s) + 1,
     )
