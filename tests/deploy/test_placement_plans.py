@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from attention.variants import VARIANTS
 from calib.collector import operand_shapes
 from calib.placement import (
     ATTENTION_REASON,
@@ -104,11 +105,11 @@ def built(block: Block, column: str, folder: Path, *, longest: int = 512) -> tup
     return compiled(model, folder, longest), placement
 
 
-def check_row(block: Block, folder: Path, kernel: str, count: int = 1) -> Placement:
+def check_row(block: Block, folder: Path, kernel: str, count: int = 1, gemms: int = 4) -> Placement:
     """Check a row of the table whose attention is always fused; return the last placement."""
     for column, (gemm, attention) in RUNS_IN.items():
         plan, placement = built(block, column, folder)
-        assert kernels(plan) == ({gemm: 4}, count * [f"{kernel} {attention}"]), column
+        assert kernels(plan) == ({gemm: gemms}, count * [f"{kernel} {attention}"]), column
         assert len(placement.attentions) == count * (column == "attention")
     return placement
 
@@ -128,6 +129,20 @@ FUSED = {
 def test_one_kernel_for_the_attention_in_half_and_in_int8(name: str, tmp_path: Path) -> None:
     placement = check_row(FUSED[name], tmp_path, "mha_v2")
     assert len(placement.outputs) == name.startswith("gated")
+
+
+def test_a_gate_of_two_layers_has_a_matmul_of_its_own(tmp_path: Path) -> None:
+    """Q, K, V and the gate's first layer read one input and are one kernel; its second is one."""
+    assert len(check_row(Block("gated-mlp"), tmp_path, "mha_v2", gemms=5).outputs) == 1
+
+
+@pytest.mark.parametrize("variant", VARIANTS.names())
+def test_no_variant_is_fused_in_fp32(variant: str, tmp_path: Path) -> None:
+    block = Block(variant)
+    model, _ = quantized(exported(block), block, tmp_path, None)
+    gemms, fused = kernels(compiled(model, tmp_path))
+    assert set(gemms) == {"fp32"} and gemms["fp32"] >= 6
+    assert fused == []
 
 
 @pytest.mark.parametrize("variant", ["differential", "differential-v2"])
