@@ -52,6 +52,13 @@ def test_no_more_is_asked_than_a_second_simulation_gives() -> None:
     assert not _check(_noisy(17.0), repeat_db=20.5).passed
 
 
+def test_no_more_is_asked_than_of_a_float_engine() -> None:
+    for error, passes in ((1e-3 / 2, True), (1e-3 * 2, False)):
+        actual = FLOAT * (1 + error)
+        check = check_quantized("y", actual, FLOAT * (1 + 1e-5), FLOAT, repeat_db=EQUAL_DB)
+        assert check.passed == passes and check.required_db == 60.0
+
+
 def test_agreement_counts_over_enough_positions_only() -> None:
     spread = np.zeros_like(FLOAT)
     spread[..., 0] = 9
