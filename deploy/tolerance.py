@@ -10,8 +10,8 @@ An engine passes on an output if any of these holds:
 The second is for what no engine can do better: a difference in the last bit of a float, from
 another order of summation or from what surrounds the matmuls in BF16 or FP16, moves values over
 rounding thresholds of Q, layer after layer. ``simulated again`` is the same graph run in another
-order, with its rest rounded to the engine's type. The third is what a float engine is held to: where
-quantization costs next to nothing, single values that round the other way cost more.
+order, with its rest rounded to the engine's type. The third is what a float engine is held to:
+where quantization costs next to nothing, single values that round the other way cost more.
 """
 
 from __future__ import annotations
