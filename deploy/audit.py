@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from calib.qdq_reading import Kind as Product
 from calib.qdq_reading import Reading, read_qdq
@@ -16,6 +15,7 @@ from deploy.audit_reasons import Finding, other_numbers, why_float, why_loose, w
 from deploy.bundle import Bundle
 from deploy.compatibility import check_engine
 from deploy.engines import ENGINES
+from deploy.golden import read_golden
 from deploy.hardware import default_threads
 from deploy.kernels import Kernel, executed_precisions
 from deploy.profiling.results import Coverage
@@ -255,7 +255,8 @@ def audit_engine(bundle: Bundle, name: str, *, profiled: bool = False) -> Audit:
     kernels = engine.audit(path, configuration, running, returned(bundle, name))
     profile = None
     if profiled and bundle.manifest.engines[name].runs_here:
-        profile = profile_kernels(engine, path, configuration, running, golden_inputs(bundle))
+        golden = read_golden(bundle.path / layout.GOLDEN).inputs
+        profile = profile_kernels(engine, path, configuration, running, golden)
     return judge(engine, kernels, subject, profile)
 
 
@@ -294,16 +295,6 @@ def subject_of(bundle: Bundle, name: str) -> Subject:
     largest = [shape for *_, shape in bundle.manifest.shapes.values() if len(shape) > 1]
     longest = max((shape[1] for shape in largest), default=0)
     return Subject(products, readings, bundle.manifest.uncounted, longest)
-
-
-def golden_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Return the golden inputs of a bundle."""
-    tensors = load_file(bundle.path / layout.GOLDEN)
-    return {
-        name.removeprefix("input."): array
-        for name, array in tensors.items()
-        if name.startswith("input.")
-    }
 
 
 def profile_kernels(

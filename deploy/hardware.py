@@ -49,7 +49,7 @@ def package_versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Return processor, cores, memory and GPU; stable between calls on one machine."""
-    answer = _ask_driver("driver_version,compute_cap")
+    answer = ask_driver("driver_version,compute_cap")
     known = None if answer == NO_ANSWER else answer
     pairs = [line.split(", ") for line in (known or "").splitlines() if ", " in line]
     return {
@@ -75,11 +75,11 @@ def gpu() -> str | None:
 
 def _gpu_report() -> str | None:
     """Return what :func:`gpu` does, or that the driver's tool hangs or cannot be started."""
-    answer = _ask_driver("name,driver_version")
+    answer = ask_driver("name,driver_version")
     return answer and answer.replace("\n", "; ")
 
 
-def _ask_driver(fields: str) -> str | None:
+def ask_driver(fields: str) -> str | None:
     """Return one line per GPU, None if there is no driver, or :data:`NO_ANSWER`."""
     tool = shutil.which("nvidia-smi")
     if tool is None:

@@ -11,13 +11,14 @@ from deploy.audit import (
     Audit,
     AuditLine,
     Profile,
-    golden_inputs,
     judge,
     profile_of,
     returned,
     subject_of,
 )
 from deploy.audit_text import milliseconds, shortened
+from deploy.bundle import GOLDEN
+from deploy.golden import read_golden
 from deploy.hardware import default_threads
 from deploy.kernels import KernelKind
 from deploy.sides import Side, check_same_inputs
@@ -55,7 +56,7 @@ def audit_sides(sides: Sequence[Side]) -> list[Audit]:
 
 def _profiles(sides: Sequence[Side]) -> dict[int, Profile]:
     """Return the profile of each side that runs here, by index; runs alternate between them."""
-    batch = golden_inputs(sides[0].bundle)
+    batch = read_golden(sides[0].bundle.path / GOLDEN).inputs
     check_same_inputs(sides)
     with ExitStack() as stack:
         sessions = {

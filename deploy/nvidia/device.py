@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import shutil
-import subprocess
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 
+from deploy.hardware import NO_ANSWER, ask_driver
 from trueint8.errors import MissingDependency, RunError
 
 INSTALL = "pip install cuda-python   (or, with a CUDA toolkit: pip install pycuda)"
 _MIB = 2**20
-_ANSWER_WITHIN_S = 5
 
 
 class Device(Protocol):
@@ -125,17 +123,8 @@ def _installed(module: str) -> bool:
 @functools.cache
 def compute_capability() -> str | None:
     """Return the first GPU's compute capability as ``8.9``; None where no driver tells one."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    query = [tool, "--query-gpu=compute_cap", "--format=csv,noheader", "--id=0"]
-    try:
-        answer = subprocess.run(
-            query, capture_output=True, text=True, timeout=_ANSWER_WITHIN_S, check=False
-        )
-    except (subprocess.TimeoutExpired, OSError):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    answer = ask_driver("compute_cap")
+    return None if answer is None or answer == NO_ANSWER else answer.splitlines()[0]
 
 
 def process_memory() -> int | None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploy.audit import golden_inputs
+from deploy.bundle import GOLDEN
+from deploy.golden import read_golden
 from deploy.options import check_counts
 from deploy.profiling.comparison import LEAST_LAUNCHES
 from deploy.profiling.contest import Arm, Contest, Effort, contest
@@ -65,7 +66,7 @@ def hold_contest(
 
 def _evaluation(side: Side, batch: Batch) -> EvaluationSet:
     if batch.data is None:
-        return EvaluationSet("cosine", [golden_inputs(side.bundle)], [])
+        return EvaluationSet("cosine", [dict(read_golden(side.bundle.path / GOLDEN).inputs)], [])
     path = Path(batch.data).expanduser()
     if not path.exists():
         raise DataError(
