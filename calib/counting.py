@@ -25,7 +25,7 @@ SUBNORMAL_SIGN = 23 << MANTISSA_BITS
 
 BINS = SUBNORMAL + 2 * SUBNORMAL_SIGN
 
-FEW = 5
+FEW = 2
 """As many values of a bin are known exactly."""
 
 EQUAL = FEW + 1

@@ -45,7 +45,7 @@ class Histogram:
     """How many finite values lie where.
 
     Attributes:
-        points: (P,) float32, ascending; the values of bins that hold at most five, or equal ones.
+        points: (P,) float32, ascending; the values of bins that hold at most two, or equal ones.
         weights: (P,) uint64, how often each occurs.
         bins: (N,) uint32, ascending; the other bins that hold values.
         counts: (N,) uint64, values in each.
@@ -75,20 +75,6 @@ class Histogram:
         stays = np.repeat(~taken & ((number == 1) | (total <= FEW)), number)
         bins, counts = _summed([(bins, counts), (of_point[~stays], weights[~stays])])
         return Histogram(points[stays], weights[stays], bins, counts)
-
-    def folded(self) -> Histogram:
-        """Return the histogram of |x|."""
-        negative = _negative(self.bins)
-        parts = [
-            Histogram(
-                np.abs(self.points[of_point]),
-                self.weights[of_point],
-                _unsigned(self.bins[of_bin]),
-                self.counts[of_bin],
-            )
-            for of_point, of_bin in ((self.points < 0, negative), (self.points >= 0, ~negative))
-        ]
-        return parts[0].merge(parts[1])
 
     def spans(self, low: float, high: float, *, exact: bool) -> Spans:
         """Return where values lie, as closely as is known.

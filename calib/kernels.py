@@ -8,22 +8,25 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+_AT_ONCE = 1024
+"""Bins that stay in the processor's first cache while one scale after another is tried."""
+
 _REORDERING = {"reassoc", "contract", "nsz", "nnan"}
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 _reordering = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_REORDERING)
 
 
 @numba.njit(
-    "float64(float64[::1], float64[::1], float64[::1], float64, int64, int64)",
+    "float64[::1](float64[::1], float64[::1], float64[::1], float64[::1], int64, int64)",
     nogil=True,
     cache=True,
     error_model="numpy",
     fastmath=_REORDERING,
 )
-def squared_error(
-    low: np.ndarray, high: np.ndarray, counts: np.ndarray, scale: float, qmin: int, qmax: int
-) -> float:
-    """Return Σ (x − scale·clip(round(x / scale), qmin, qmax))² over a histogram.
+def squared_errors(
+    low: np.ndarray, high: np.ndarray, counts: np.ndarray, scales: np.ndarray, qmin: int, qmax: int
+) -> np.ndarray:
+    """Return, for each scale, Σ (x − scale·clip(round(x / scale), qmin, qmax))² over a histogram.
 
     Values are taken to be spread evenly within a bin, over which the error is integrated: its
     antiderivative is n·scale³/12 + (x − n·scale)³/3 with n the integer of x. With errors a, b at
@@ -31,25 +34,36 @@ def squared_error(
     integer, and f + Δn·(scale³/12 − scale·f) / (high − low) elsewhere.
 
     Args:
-        low: (N,) float64, lower edges of the bins.
+        low: (N,) lower edges of the bins.
         high: (N,) upper edges; equal to ``low`` where all values of a bin are equal.
         counts: (N,) values per bin.
-        scale: > 0.
+        scales: (S,) > 0.
         qmin: Smallest integer.
         qmax: Largest integer.
+
+    Returns:
+        (S,) float64.
     """
-    total = 0.0
     least, most = np.float64(qmin), np.float64(qmax)
-    inverse, cube = 1.0 / scale, scale * scale * scale / 12.0
-    for i in range(low.size):
-        m = min(max(np.rint(low[i] * inverse), least), most)
-        n = min(max(np.rint(high[i] * inverse), least), most)
-        a, b = low[i] - m * scale, high[i] - n * scale
-        even = (a * a + a * b + b * b) / 3.0
-        width = high[i] - low[i]
-        steps = (n - m) / width if width > 0.0 else 0.0
-        total += counts[i] * (even + steps * (cube - scale * even))
-    return total
+    found, per_width = np.zeros(scales.size), np.empty(_AT_ONCE)
+    for start in range(0, low.size, _AT_ONCE):
+        stop = min(start + _AT_ONCE, low.size)
+        for i in range(start, stop):
+            width = high[i] - low[i]
+            per_width[i - start] = 1.0 / width if width > 0.0 else 0.0
+        for k in range(scales.size):
+            scale = scales[k]
+            inverse, cube = 1.0 / scale, scale * scale * scale / 12.0
+            total = 0.0
+            for i in range(start, stop):
+                m = min(max(np.rint(low[i] * inverse), least), most)
+                n = min(max(np.rint(high[i] * inverse), least), most)
+                a, b = low[i] - m * scale, high[i] - n * scale
+                even = (a * a + a * b + b * b) / 3.0
+                steps = (n - m) * per_width[i - start]
+                total += counts[i] * (even + steps * (cube - scale * even))
+            found[k] += total
+    return found
 
 
 @numba.njit(
@@ -71,7 +85,7 @@ def least_errors(
     """Return, for each scale, the least Σ (x − scale·clip(round(x / scale), −z, levels − z))².
 
     What rounding costs does not depend on the zero point z: sums of it up to each value, and of
-    powers of x, give the error of every z in one walk. As :func:`squared_error`, but a bin is
+    powers of x, give the error of every z in one walk. As :func:`squared_errors`, but a bin is
     clipped as a whole.
 
     Args:

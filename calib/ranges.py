@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from calib.estimators import ESTIMATORS
 from calib.histogram import Histogram
-from calib.kernels import squared_error
+from calib.kernels import squared_errors
 from calib.schemes import INT8, QuantParams, Range, Scheme, params_of_range
 from calib.stats import Moments, TensorStats
 from trueint8.errors import CalibrationError, IntegrityError
@@ -254,7 +254,8 @@ def sqnr_db(stats: TensorStats, params: QuantParams, scheme: Scheme = INT8) -> f
     low, high, counts = stats.values()
     first = -scheme.levels if scheme.symmetric else -params.zero_point
     last = scheme.levels if scheme.symmetric else scheme.levels - params.zero_point
-    error = squared_error(low, high, counts.astype(float), float(params.scale), first, last)
+    scale = np.array([params.scale], np.float64)
+    (error,) = squared_errors(low, high, counts.astype(float), scale, first, last)
     m = stats.moments
     signal = m.m2 + m.count * m.mean**2
     if error <= 0.0:

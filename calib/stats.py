@@ -96,7 +96,7 @@ class TensorStats:
     running_maximum: float
     channel_minimum: np.ndarray | None
     channel_maximum: np.ndarray | None
-    _magnitudes: Spans | None = field(default=None, init=False, repr=False, compare=False)
+    _values: Spans | None = field(default=None, init=False, repr=False, compare=False)
     """Kept, as several estimators want them."""
 
     @classmethod
@@ -145,17 +145,22 @@ class TensorStats:
 
     def values(self) -> Spans:
         """Return where finite x lie, ascending, the extremes exact."""
-        return self.histogram.spans(self.minimum, self.maximum, exact=self.exact)
+        if self._values is None:
+            spans = self.histogram.spans(self.minimum, self.maximum, exact=self.exact)
+            object.__setattr__(self, "_values", spans)
+        assert self._values is not None
+        return self._values
 
     def magnitudes(self) -> Spans:
         """Return where finite |x| lie, ascending, the extremes exact."""
-        if self._magnitudes is None:
-            folded = self.histogram.folded()
-            low = 0.0 if np.any(folded.points[:1] == 0.0) else self.least
-            spans = folded.spans(low, self.absmax, exact=self.exact)
-            object.__setattr__(self, "_magnitudes", spans)
-        assert self._magnitudes is not None
-        return self._magnitudes
+        low, high, counts = self.values()
+        negative = low < 0.0
+        near = np.concatenate([-high[negative][::-1], low[~negative]])
+        far = np.concatenate([-low[negative][::-1], high[~negative]])
+        counts = np.concatenate([counts[negative][::-1], counts[~negative]])
+        order = np.argsort(near, kind="stable")  # two ascending runs, which it joins
+        near, far = near[order], far[order]
+        return np.where(far > 0.0, np.maximum(near, self.least), 0.0), far, counts[order]
 
 
 class Accumulator:

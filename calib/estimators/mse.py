@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calib.histogram import Spans
-from calib.kernels import least_errors
+from calib.kernels import least_errors, squared_errors
 from calib.schemes import INT8, Range, Scheme
 from calib.stats import TensorStats
 
@@ -29,11 +29,9 @@ _MOST_ROUGH = 1024
 _FEWEST = 31
 _REFINED = 3
 _ROUNDS = 6
+_SMOOTH_ROUNDS = 3
 _POINTS = 7
 _COARSE_MANTISSA_BITS = 7
-_TO_ZERO = 0.4
-"""Part of a scale that it, and others near it, round to 0."""
-
 _HEAVY = 1e-3
 """A bin with this share of the values is not joined with others."""
 
@@ -106,16 +104,25 @@ class _Search:
         lowest = np.flatnonzero((errors <= beside[:-2]) & (errors <= beside[2:]))
         chosen = lowest[np.argsort(errors[lowest], kind="stable")][:_REFINED]
         near, width = scales[chosen], self._step()
-        search = self._gathered(_TO_ZERO * float(near.min()))
-        for _ in range(_ROUNDS):
+        for _ in range(_SMOOTH_ROUNDS if smooth else _ROUNDS):
             around = near[:, None] * (1 + width * np.linspace(-1, 1, _POINTS))
             tried = np.minimum(around.ravel(), largest)
-            errors, zeros, _ = search._errors(tried)
+            errors, zeros = self._errors(tried)
             index = int(np.argmin(errors))
             near, width = tried[index : index + 1], width * 2 / _POINTS
         return float(tried[index]), int(zeros[index])
 
-    def _errors(self, scales: np.ndarray) -> np.ndarray:
+    def _errors(self, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each scale's least error and its zero point."""
+        if self.first < self.last:
+            found = self._clipped(scales)
+            return found[0], found[1]
+        ends = -self.first, self.levels - self.first
+        errors = squared_errors(self.low, self.high, self.weights, scales, *ends)
+        return errors, np.full(len(scales), self.first)
+
+    def _clipped(self, scales: np.ndarray) -> np.ndarray:
+        """Return the same, and the least that clipping alone costs, (3, S)."""
         bins = self.low, self.high, self.weights
         found: np.ndarray = least_errors(*bins, scales, self.levels, self.first, self.last)
         return found
@@ -130,7 +137,7 @@ class _Search:
         rough: list[np.ndarray] = []
         for start in range(0, _MOST_ROUGH, _AT_ONCE):
             rough.append(largest * _RATIO ** -np.arange(start, start + _AT_ONCE, dtype=np.float64))
-            found.append(self._errors(rough[-1]))
+            found.append(self._clipped(rough[-1]))
             best = min(float(errors.min()) for errors, _, _ in found)
             if found[-1][2, -1] > best:
                 break
@@ -142,18 +149,6 @@ class _Search:
         between = _RATIO ** (0.5 - np.arange(parts) / parts)
         scales = np.minimum((scales[some, None] * between).ravel(), largest)
         return scales, self._errors(scales)[0]
-
-    def _gathered(self, below: float) -> _Search:
-        """Return all |x| < ``below`` as one value with the sum of their squares."""
-        small = np.maximum(np.abs(self.low), np.abs(self.high)) < below
-        if not small.any():
-            return self
-        low, high, weights = self.low[small], self.high[small], self.weights[small]
-        square = np.average((low**2 + low * high + high**2) / 3, weights=weights)
-        ends = [np.append(edge[~small], np.sqrt(square)) for edge in (self.low, self.high)]
-        order = np.argsort(ends[0], kind="stable")
-        weights = np.append(self.weights[~small], weights.sum())
-        return replace(self, low=ends[0][order], high=ends[1][order], weights=weights[order])
 
     def _joined(self) -> _Search:
         """Return bins joined into wider ones, but for those that hold much."""
