@@ -10,7 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 
-MANTISSA_BITS = 12
+MANTISSA_BITS = 11
 """Bits of the mantissa that choose a bin."""
 
 SIGN = 1 << (8 + MANTISSA_BITS)
@@ -25,7 +25,7 @@ SUBNORMAL_SIGN = 23 << MANTISSA_BITS
 
 BINS = SUBNORMAL + 2 * SUBNORMAL_SIGN
 
-FEW = 2
+FEW = 3
 """As many values of a bin are known exactly."""
 
 EQUAL = FEW + 1

@@ -1,7 +1,7 @@
 """Counts of float32 values in bins of constant relative width, mergeable, with rare values exact.
 
-A bin is the sign, the exponent and 12 bits of the mantissa of a float32, subnormal or not, so no
-range is needed beforehand and any value but 0 is known to one part in 4096. Where a bin holds few
+A bin is the sign, the exponent and 11 bits of the mantissa of a float32, subnormal or not, so no
+range is needed beforehand and any value but 0 is known to one part in 2048. Where a bin holds few
 values, or equal ones, these are known exactly: what lies alone decides where a range may end.
 """
 
@@ -45,7 +45,7 @@ class Histogram:
     """How many finite values lie where.
 
     Attributes:
-        points: (P,) float32, ascending; the values of bins that hold at most two, or equal ones.
+        points: (P,) float32, ascending; the values of bins that hold at most three, or equal ones.
         weights: (P,) uint64, how often each occurs.
         bins: (N,) uint32, ascending; the other bins that hold values.
         counts: (N,) uint64, values in each.
@@ -115,8 +115,8 @@ def _with_ends(
 def new_counters() -> tuple[np.ndarray, np.ndarray]:
     """Return the states and the carried counts that ``count_values`` adds to, of no value.
 
-    They span every float32, 20 MiB of address space; only pages that are written take memory, at
-    most 36 KiB for each sign and power of two that occurs.
+    They span every float32, 10 MiB of address space; only pages that are written take memory, at
+    most 18 KiB for each sign and power of two that occurs.
     """
     states, carried = np.zeros(BINS, np.uint8), np.zeros(BINS, np.uint64)
     states[_ZEROS] = MANY  # zeros are equal without a place

@@ -27,7 +27,7 @@ from calib.schemes import INT8, QuantParams, Range, Scheme, params_of_range
 from calib.stats import Moments, TensorStats
 from trueint8.errors import CalibrationError, IntegrityError
 
-FORMAT = "trueint8 ranges 3"
+FORMAT = "trueint8 ranges 4"
 
 
 @dataclass(frozen=True, slots=True)

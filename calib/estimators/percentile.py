@@ -13,7 +13,7 @@ def estimate(stats: TensorStats, scheme: Scheme = INT8, *, percentile: float = 9
 
     Symmetric: the percentile of |x|. Asymmetric: (100 − percentile)/2 percent are cut from
     each tail. A value at rank r = q·N/100 counted from 1 is looked for, and values are taken to
-    be spread evenly within a bin, so the result is within one bin (2⁻¹² relative) of the exact
+    be spread evenly within a bin, so the result is within one bin (2⁻¹¹ relative) of the exact
     one; 100 gives the extremes.
 
     Args:
