@@ -51,7 +51,7 @@ class Ensemble:
         tokens = Signature((text,), made)
         values = TensorInfo("values", source.datatype, source.shape)
         rest = Signature((values, mask), (answer,))
-        names = [f"{name}-tokenizer", f"{name}-postprocessing", f"{name}{SUFFIX}"]
+        names = names_around(name)
         self._write_tokenizer(names[0], tokens)
         self._write_postprocessing(names[1], rest, kind)
         config = new_config(names[2], "ensemble", [text], [answer], rows)
@@ -97,6 +97,11 @@ class Ensemble:
         problem = _config(self.choice.bundle.tokenizer).get("problem_type")
         several = "sigmoid" if problem == "multi_label_classification" else "softmax"
         return "value" if width == 1 else several, TensorInfo("scores", "FP32", (-1, width))
+
+
+def names_around(model: str) -> list[str]:
+    """Return the names of a model's tokenizer, post-processing and ensemble."""
+    return [f"{model}-tokenizer", f"{model}-postprocessing", f"{model}{SUFFIX}"]
 
 
 def takes_texts(choice: Choice, model: Written) -> bool:

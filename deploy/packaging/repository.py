@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deploy.bundle import open_bundle
 from deploy.packaging.choosing import Graph, choose
-from deploy.packaging.ensemble import Ensemble, takes_texts
+from deploy.packaging.ensemble import Ensemble, names_around, takes_texts
 from deploy.packaging.model_config import FILE as CONFIG
 from deploy.packaging.model_config import WARMUP, read_config, tensors_of
 from deploy.packaging.models import Place, Written, write_model
@@ -127,7 +127,7 @@ def _write(
     bundle = open_bundle(path)
     choice, backend = choose(bundle, request.engine, request.graph, request.release, request.backend)
     version = request.version or 1 + max(
-        (v for m in request.out.glob(f"{name}*") for v in versions_of(m)), default=0
+        (v for m in (name, *names_around(name)) for v in versions_of(request.out / m)), default=0
     )
     place = Place(staging, version, request.instances, request.delay_us)
     with progress.step(f"package {name}, version {version}"):
