@@ -195,7 +195,10 @@ def _fitting(path: Path, record: PackageRecord, backend: str, server: Server) ->
     entry = manifest.engines[record.engine]
     needs = ENGINES.load(record.engine).needs(EngineOptions.from_plain(entry.options))
     version = server.version or entry.version
-    here = {"compute_capability": [server.capability]} if server.capability else {}
+    # of system and processor nobody was told; a container of Triton has the usual ones
+    here = {key: manifest.hardware.get(key) for key in ("system", "machine")}
+    if server.capability:
+        here["compute_capability"] = [server.capability]
     for found in mismatches(needs, entry, version, manifest.hardware, here):
         yield f"it was built {found}".replace("here is", "the server has")
     if not server.version:

@@ -180,12 +180,17 @@ def _verified_texts(asked: Asked, way: Client, repository: Path) -> EngineCheck:
     model = _text_model(asked, repository / tokenizer, repository / postprocessing)
     if model is None:
         return EngineCheck(name, Kind.BUILT, why="tokenizers is not installed here")
-    texts = np.array([[t.encode()] for t in TEXTS], object)
+    fitting = [t for t in TEXTS if len(model.whole.encode(t).ids) <= model.most_tokens]
+    if asked.most_rows is not None:
+        fitting = fitting[: asked.most_rows]
+    if not fitting:
+        return EngineCheck(name, Kind.BUILT, why=f"it takes {model.most_tokens} tokens only")
+    texts = np.array([[t.encode()] for t in fitting], object)
     together = way.infer(ensemble, "", {"text": texts}, [model.output.name])[model.output.name]
     alone = np.concatenate(
         [
             model.answer(way.infer(asked.name, asked.version, arrays, [model.source]))
-            for arrays in model.encode(TEXTS, truncate=False)
+            for arrays in model.encode(fitting, truncate=False)
         ]
     )
     rest = asked.configuration.rest
@@ -195,7 +200,7 @@ def _verified_texts(asked: Asked, way: Client, repository: Path) -> EngineCheck:
         repeat = asked.golden.repeats[asked.graph, rest, model.source]
         required = min(required, repeat - REPEAT_DB)
     check = OutputCheck(
-        model.output.name, sqnr_db(alone, together), None, None, required, None, len(TEXTS)
+        model.output.name, sqnr_db(alone, together), None, None, required, None, len(fitting)
     )
     return EngineCheck(name, Kind.MEASURED, asked.configuration, "", [check], "model's own")
 
