@@ -14,7 +14,7 @@ from deploy.compatibility import check_engine, missing_here
 from deploy.golden import Golden, Run, read_golden
 from deploy.hardware import default_threads
 from deploy.manifest import Manifest
-from deploy.sessions import Configuration, Engine, int8_configuration
+from deploy.sessions import Configuration, int8_configuration
 from deploy.tolerance import OutputCheck, check_float, check_quantized
 from trueint8.errors import IntegrityError, RunError, UnknownName
 from trueint8.kinds import Kind

@@ -53,6 +53,9 @@ class PackageOptions:
     )
     no_text: bool = option(False, type=bool, help="Add no ensemble that takes texts.")
     storage_uri: str | None = option(help="KServe: where the repository lies.")
+    image: str | None = option(
+        help="KServe: image of the server.  [default: KServe's own of that release]"
+    )
     replicas: int = option(1, type=click.IntRange(1), help="KServe: how many servers at least.")
     max_replicas: int | None = option(
         type=click.IntRange(1), help="KServe: how many at most.  [default: as --replicas]"
@@ -138,6 +141,7 @@ def _write_kserve(options: PackageOptions) -> None:
         storage_uri=options.storage_uri,
         name=options.name,
         triton=options.triton,
+        image=options.image,
         replicas=options.replicas,
         most_replicas=options.max_replicas or options.replicas,
         processors=options.cpu,

@@ -79,9 +79,7 @@ class Client:
             item.set_data_from_numpy(array, **self._binary)
             inputs.append(item)
         wanted = [self.library.InferRequestedOutput(name, **self._binary) for name in outputs]
-        answer = self._asked(
-            lambda: self.connection.infer(model, inputs, version, outputs=wanted)
-        )
+        answer = self._asked(lambda: self.connection.infer(model, inputs, version, outputs=wanted))
         found = {name: answer.as_numpy(name) for name in outputs}
         for name, values in found.items():
             if values is None:

@@ -114,6 +114,9 @@ def _check_version(
 def _naming(folder: Path, config: Any) -> Iterator[str]:
     if config.name != folder.name:
         yield f"it is called {config.name!r} in its configuration, not as its folder"
+    for size in config.dynamic_batching.preferred_batch_size:
+        if size > config.max_batch_size:
+            yield f"it prefers batches of {size}, and the largest is {config.max_batch_size}"
 
 
 def _warming(folder: Path, config: Any) -> Iterator[str]:

@@ -77,7 +77,9 @@ class Choice:
     def masks(self, rows: int) -> Mapping[str, np.ndarray]:
         """Return ones for inputs that may not be zeros when a server warms up."""
         return {
-            i.name: np.ones((rows, *(self.usual(1) if d is None else d for d in i.shape[1:])), i.dtype)
+            i.name: np.ones(
+                (rows, *(self.usual(1) if d is None else d for d in i.shape[1:])), i.dtype
+            )
             for i in self.bundle.manifest.graph_inputs()
             if "mask" in i.name
         }

@@ -153,7 +153,7 @@ def _warm_up(config: Any, choice: Choice, signature: Signature, place: Place) ->
 
 
 def _write_evidence(choice: Choice, folder: Path) -> None:
-    """Copy the manifest with its hash and the golden inputs, where the whole bundle is not there."""
+    """Copy the manifest with its hash and the golden inputs, unless the whole bundle is there."""
     target = folder / EVIDENCE
     if target.is_dir():
         return

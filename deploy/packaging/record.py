@@ -72,9 +72,13 @@ def read_record(folder: Path) -> PackageRecord:
     try:
         record = PackageRecord.model_validate_json((folder / FILE).read_bytes())
     except FileNotFoundError as err:
-        raise IntegrityError(f"{folder} holds no {FILE}: it was not packaged here", fix=fix) from err
+        raise IntegrityError(
+            f"{folder} holds no {FILE}: it was not packaged here", fix=fix
+        ) from err
     except ValidationError as err:
-        raise IntegrityError(f"{folder / FILE} is of another version or was changed", fix=fix) from err
+        raise IntegrityError(
+            f"{folder / FILE} is of another version or was changed", fix=fix
+        ) from err
     for name in sorted({*record.files, *_names(folder)}):
         file = folder / name
         if name not in record.files:

@@ -125,7 +125,9 @@ def _write(
     path: Path, name: str, request: PackageRequest, staging: Path, progress: Progress
 ) -> Packaged:
     bundle = open_bundle(path)
-    choice, backend = choose(bundle, request.engine, request.graph, request.release, request.backend)
+    choice, backend = choose(
+        bundle, request.engine, request.graph, request.release, request.backend
+    )
     version = request.version or 1 + max(
         (v for m in (name, *names_around(name)) for v in versions_of(request.out / m)), default=0
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,6 +34,9 @@ TEXTS = (
     "over a pass, took the whole afternoon.",
 )
 """Of unlike lengths: the ensemble pads them, and they are asked alone beside it."""
+
+
+_OTHER = "serve the repository that was packaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def verify_server(
     Raises:
         RunError: If the server does not answer, or serves something else under a name.
     """
-    found = []
+    found: list[EngineCheck] = []
     for url in urls:
         with clients(url) as ways:
             for way in ways:
@@ -150,27 +152,26 @@ def _verified(asked: Asked, way: Client, repository: Path | None) -> Iterator[En
 
 def _check_signature(asked: Asked, way: Client) -> None:
     """Refuse a model of other names or types: another may be served under the name."""
+    sides = way.signature(asked.name, asked.version)
     wanted = {i.name for i in asked.manifest.inputs}, set(asked.golden.floats)
-    for side, names, tensors in zip(
-        ("input", "output"), wanted, way.signature(asked.name, asked.version), strict=True
-    ):
+    for side, names, tensors in zip(("input", "output"), wanted, sides, strict=True):
         found = {t.name for t in tensors}
         if found != names:
             raise RunError(
                 f"{asked.name} over {way.way} has {side}s {', '.join(sorted(found))}, the bundle "
                 f"{', '.join(sorted(names))}",
-                fix="serve the repository that was packaged",
+                fix=_OTHER,
             )
-    if asked.record is not None:
-        types = {t.name: t.datatype for t in (*asked.record.inputs, *asked.record.outputs)}
-        for side in way.signature(asked.name, asked.version):
-            for tensor in side:
-                if types[tensor.name] != tensor.datatype:
-                    raise RunError(
-                        f"{tensor.name!r} of {asked.name} over {way.way} is {tensor.datatype}, "
-                        f"packaged was {types[tensor.name]}",
-                        fix="serve the repository that was packaged",
-                    )
+    if asked.record is None:
+        return
+    types = {t.name: t.datatype for t in (*asked.record.inputs, *asked.record.outputs)}
+    for tensor in (*sides[0], *sides[1]):
+        if types[tensor.name] != tensor.datatype:
+            raise RunError(
+                f"{tensor.name!r} of {asked.name} over {way.way} is {tensor.datatype}, packaged "
+                f"was {types[tensor.name]}",
+                fix=_OTHER,
+            )
 
 
 def _verified_texts(asked: Asked, way: Client, repository: Path) -> EngineCheck:
@@ -211,17 +212,18 @@ def _text_model(asked: Asked, tokenizer: Path, postprocessing: Path) -> TextMode
     except ImportError:
         return None
     file = str(tokenizer / str(versions_of(tokenizer)[-1]) / TOKENIZER_FILE)
-    loaded: list[Any] = [Tokenizer.from_file(file) for _ in range(2)]
+    whole, cut = Tokenizer.from_file(file), Tokenizer.from_file(file)
     most = min(int(m[1]) for *_, m in asked.manifest.shapes.values())
-    for one in loaded:
+    for one in (whole, cut):
         one.no_padding()
         one.no_truncation()
-    loaded[1].enable_truncation(most)
+    cut.enable_truncation(most)
     config = read_config(postprocessing)
     kind, output = config.parameters["kind"].string_value, config.output[0]
     width = output.dims[-1]
     return TextModel(
-        *loaded,
+        whole=whole,
+        cut=cut,
         inputs=tuple(asked.manifest.graph_inputs()),
         most_tokens=most,
         output=TensorInfo(output.name, "FP32", (-1, width)),

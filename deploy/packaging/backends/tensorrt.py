@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.packaging.choosing import Choice
 from deploy.packaging.model_config import add_cuda_graphs
-from deploy.packaging.tensors import TensorInfo
+from deploy.serving.model import TensorInfo
 from deploy.sessions import Precision
 from trueint8.errors import ConfigError
 

@@ -21,7 +21,7 @@ def encoder(made: Path, calibration: Path) -> Bundle:
         ENCODER,
         calib_data=calibration,
         out=made / "encoder",
-        engine="onnxruntime,openvino,tensorrt-rtx",
+        engine="onnxruntime",
         task="feature-extraction",
         calib_samples=16,
         seq_len=32,

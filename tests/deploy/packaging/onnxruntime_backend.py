@@ -32,7 +32,9 @@ class TritonPythonModel:
         ends = np.cumsum([len(array) for array in feeds[self._inputs[0]]])[:-1]
         joined = {name: np.concatenate(arrays) for name, arrays in feeds.items()}
         outputs = [np.split(o, ends) for o in self._session.run(self._outputs, joined)]
-        named = [dict(zip(self._outputs, parts, strict=True)) for parts in zip(*outputs, strict=True)]
+        named = [
+            dict(zip(self._outputs, parts, strict=True)) for parts in zip(*outputs, strict=True)
+        ]
         return [
             triton.InferenceResponse([triton.Tensor(n, v) for n, v in answer.items()])
             for answer in named

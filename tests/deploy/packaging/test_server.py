@@ -29,7 +29,7 @@ Start = Callable[[Path], Any]
 @pytest.fixture(scope="module")
 def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Return what serves a repository in a ``with`` block."""
-    packages = environment(Path(request.config.cache.mkdir("tritonserver")))  # type: ignore[union-attr]
+    packages = environment(Path(request.config.cache.mkdir("tritonserver")))
     folder = tmp_path_factory.mktemp("tritonserver")
     backends = make_backends(packages, folder / "backends")
     return lambda repository: serving(packages, backends, repository, folder / "log")
@@ -107,8 +107,8 @@ def test_another_models_answers_do_not_pass(
 
 
 def test_requests_of_mixed_lengths_share_batches(server: Server) -> None:
-    words = "the rain had stopped before anybody thought of leaving the house".split()
-    texts = [" ".join(words[: 1 + n % len(words)]) for n in range(64)]
+    sentence = "the rain had stopped before anybody thought of leaving the house"
+    texts = [sentence[: 3 + 5 * (n % 12)] for n in range(64)]
     alone = np.concatenate([_texts(server, [text]) for text in texts])
     before = _counts(server, "int8")
     with ThreadPoolExecutor(16) as pool:
@@ -168,9 +168,11 @@ def test_the_backend_of_tensorrt_rtx_is_found_and_says_what_it_needs(
     start: Start, encoder: Bundle, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     out = tmp_path / "repo"
-    ended = run_here("package", encoder.path, "--engine", "tensorrt-rtx", "--name", "rtx", "-o", out)
+    ended = run_here(
+        "package", encoder.path, "--engine", "tensorrt-rtx", "--name", "rtx", "-o", out
+    )
     assert ended.code == 0, ended.err
-    packages = environment(Path(request.config.cache.mkdir("tritonserver")))  # type: ignore[union-attr]
+    packages = environment(Path(request.config.cache.mkdir("tritonserver")))
     backends = make_backends(packages, tmp_path / "backends")
     shipped = out / "rtx" / "1" / "backends" / "tensorrt_rtx"
     shutil.copytree(shipped, backends / "tensorrt_rtx")

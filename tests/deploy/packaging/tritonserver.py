@@ -147,7 +147,7 @@ def serving(*where: Any) -> Iterator[Server]:
     """Yield a server that is ready."""
     server = Server(*where)
     try:
-        assert server.wait(), server.told()[-6000:]
+        assert server.wait(), server.told()
         yield server
     finally:
         server.end()
