@@ -100,11 +100,11 @@ def _types(folder: Path) -> Types:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if not isinstance(node, ast.ClassDef):
                 continue
-            tables: dict[str, Any] = {}
-            for statement in node.body:
-                if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                    if isinstance(statement.value, ast.Dict):
-                        tables[statement.targets[0].id] = ast.literal_eval(statement.value)
+            tables: dict[str, Any] = {
+                ast.unparse(statement.targets[0]): ast.literal_eval(statement.value)
+                for statement in node.body
+                if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict)
+            }
             if "attribute_map" in tables:
                 types, keys = tables["openapi_types"], tables["attribute_map"]
                 found[node.name] = {keys[name]: types[name] for name in types}

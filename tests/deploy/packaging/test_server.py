@@ -65,14 +65,14 @@ def _url_flags(server: Server) -> list[str]:
     return [word for url in server.urls for word in ("--url", url)]
 
 
-def _texts(server: Server, texts: list[str], model: str = "int8-text") -> np.ndarray:
+def _texts(server: Server, texts: list[str], model: str = "int8-text", **asked: Any) -> np.ndarray:
     import tritonclient.http as http
 
     with http.InferenceServerClient(server.urls[0].removeprefix("http://")) as client:
         array = np.array([[t.encode()] for t in texts], object)
         item = http.InferInput("text", list(array.shape), "BYTES")
         item.set_data_from_numpy(array)
-        answer = client.infer(model, [item])
+        answer = client.infer(model, [item], **asked)
         return np.asarray(answer.as_numpy(answer.get_response()["outputs"][0]["name"]))
 
 
@@ -130,8 +130,12 @@ def test_requests_of_mixed_lengths_share_batches(server: Server) -> None:
 def test_a_text_that_is_too_long_is_refused_by_name(server: Server) -> None:
     from tritonclient.utils import InferenceServerException
 
+    long = "and so on " * 400
     with pytest.raises(InferenceServerException, match=r"tokens; the limit is \d+.*truncate"):
-        _texts(server, ["and so on " * 400])
+        _texts(server, [long])
+    cut = _texts(server, [long], parameters={"truncate": True})
+    longer = _texts(server, [long + long], parameters={"truncate": True})
+    np.testing.assert_array_equal(cut, longer)
 
 
 def test_classes_get_scores_that_add_up(server: Server) -> None:
