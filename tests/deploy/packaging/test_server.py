@@ -169,12 +169,14 @@ def test_a_broken_repository_is_rejected(start: Start, repository: Path, tmp_pat
 
 
 def test_the_backend_of_tensorrt_rtx_is_found_and_says_what_it_needs(
-    start: Start, encoder: Bundle, tmp_path: Path, request: pytest.FixtureRequest
+    built: Callable[[str], Bundle], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    bundle = built("bert-classes")
+    if "tensorrt-rtx" not in bundle.manifest.engines:
+        pytest.skip("tensorrt-rtx is not installed: pip install 'trueint8[tensorrt-rtx]'")
     out = tmp_path / "repo"
-    ended = run_here(
-        "package", encoder.path, "--engine", "tensorrt-rtx", "--name", "rtx", "-o", out
-    )
+    words = ("--engine", "tensorrt-rtx", "--name", "rtx", "--no-text")
+    ended = run_here("package", bundle.path, *words, "-o", out)
     assert ended.code == 0, ended.err
     packages = environment(Path(request.config.cache.mkdir("tritonserver")))
     backends = make_backends(packages, tmp_path / "backends")

@@ -52,7 +52,10 @@ def environment(cache: Path) -> Path:
                 pytest.skip(f"the environment of tritonserver cannot be made: {last}")
         (folder / "whole").touch()
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return folder / "lib" / python / "site-packages"
+    packages = folder / "lib" / python / "site-packages"
+    # installing it would want a later numpy; the server's Python process reads no PYTHONPATH
+    (packages / "under-test.pth").write_text(f"{ROOT}\n", "utf-8")
+    return packages
 
 
 def make_backends(packages: Path, folder: Path) -> Path:
@@ -88,7 +91,7 @@ class Server:
         libraries = (packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
         found = {
             "PATH": f"{packages.parents[2] / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{packages}:{ROOT}",
+            "PYTHONPATH": str(packages),
             "PYTHONDONTWRITEBYTECODE": "1",
             "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
         }
@@ -105,6 +108,7 @@ class Server:
                     *ports,
                 ],
                 env={**os.environ, **found},
+                cwd=log.parent,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
             )
