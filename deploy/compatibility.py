@@ -94,7 +94,7 @@ def mismatches(
 def _version_fits(rule: Literal["same", "not older", "any"], built: str, here: str) -> bool:
     if rule == "same":
         return built == here
-    return rule == "any" or _numbers(here) >= _numbers(built)
+    return rule == "any" or version_numbers(here) >= version_numbers(built)
 
 
 def _gpu_mismatches(
@@ -113,18 +113,18 @@ def _gpu_mismatches(
         yield Mismatch("GPUs of compute capability", " ".join(wanted) or "unknown", " ".join(have))
         return
     before, now = built.get("driver"), here.get("driver")
-    if before and now and _numbers(now) < _numbers(before):
+    if before and now and version_numbers(now) < version_numbers(before):
         yield Mismatch("driver", f"{before} or later", now)
 
 
 def _capability_fits(have: str, wanted: str) -> bool:
     """Say whether ``8.9`` is ``8.9``, or is in ``8.0+``."""
     if wanted.endswith("+"):
-        return _numbers(have) >= _numbers(wanted)
+        return version_numbers(have) >= version_numbers(wanted)
     return have == wanted
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version: (1, 31, 1) of ``1.31.1-dev``."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(n) for n in found[0].split(".")) if found else ()

@@ -11,10 +11,10 @@ import numpy as np
 
 from deploy.bundle import GOLDEN, Bundle
 from deploy.compatibility import check_engine, missing_here
-from deploy.golden import Golden, read_golden
+from deploy.golden import Golden, Run, read_golden
 from deploy.hardware import default_threads
 from deploy.manifest import Manifest
-from deploy.sessions import Configuration, Engine, Session, int8_configuration
+from deploy.sessions import Configuration, int8_configuration
 from deploy.tolerance import OutputCheck, check_float, check_quantized
 from trueint8.errors import IntegrityError, RunError, UnknownName
 from trueint8.kinds import Kind
@@ -33,10 +33,13 @@ class EngineCheck:
     configuration: Configuration | None = None
     why: str = ""
     outputs: list[OutputCheck] = field(default_factory=list)
+    compared: str = ""
 
     @property
     def reference(self) -> str:
-        """What the outputs were compared with: ``simulated`` or ``float``."""
+        """What the outputs were compared with: ``simulated`` or ``float`` unless it is told."""
+        if self.compared:
+            return self.compared
         int8 = self.configuration is not None and self.configuration.graph == "int8"
         return "simulated" if int8 else "float"
 
@@ -94,9 +97,35 @@ def _verified(bundle: Bundle, name: str, golden: Golden) -> EngineCheck:
         bundle.engine_folder(name), configuration, bundle.running(name, default_threads())
     )
     with closing(session):
-        outputs = _golden_outputs(session, golden.inputs, bundle.manifest)
-    wanted = golden.floats
-    for output, values in wanted.items():
+        outputs = run_golden(session.run, golden.inputs, bundle.manifest)
+    return compare_golden(
+        name, bundle.manifest, bundle.manifest.engines[name].graph, configuration, golden, outputs
+    )
+
+
+def compare_golden(
+    name: str,
+    manifest: Manifest,
+    graph: str,
+    configuration: Configuration,
+    golden: Golden,
+    outputs: Mapping[str, np.ndarray],
+) -> EngineCheck:
+    """Compare what answered the golden inputs with what the build stored.
+
+    Args:
+        name: Of what answered.
+        manifest: Of the bundle.
+        graph: File name of the Q/DQ graph it was built from.
+        configuration: What it executes.
+        golden: The bundle's.
+        outputs: Its outputs for the golden inputs.
+
+    Raises:
+        RunError: If an output is missing or of another shape.
+        IntegrityError: If no simulation was stored for this configuration.
+    """
+    for output, values in golden.floats.items():
         shape = outputs[output].shape if output in outputs else None
         if shape != values.shape:
             raise RunError(
@@ -104,18 +133,18 @@ def _verified(bundle: Bundle, name: str, golden: Golden) -> EngineCheck:
                 f"{values.shape}",
                 fix="the engine's files are of another model; build the bundle again",
             )
-    checks = list(_checks(bundle.manifest, engine, configuration, golden, outputs))
+    checks = list(_checks(manifest, graph, configuration, golden, outputs))
     return EngineCheck(name, Kind.MEASURED, configuration, outputs=checks)
 
 
 def _checks(
     manifest: Manifest,
-    engine: Engine,
+    graph: str,
     configuration: Configuration,
     golden: Golden,
     outputs: Mapping[str, np.ndarray],
 ) -> Iterator[OutputCheck]:
-    graph, rest = manifest.engines[engine.name].graph, configuration.rest
+    rest = configuration.rest
     for name, floating in golden.floats.items():
         shared: dict[str, Any] = {
             "mask": golden.inputs.get("attention_mask"),
@@ -139,23 +168,36 @@ def holds_logits(manifest: Manifest, output: str, outputs: Collection[str]) -> b
     return scores and (output == _LOGITS or len(outputs) == 1)
 
 
-def _golden_outputs(
-    session: Session, inputs: Mapping[str, np.ndarray], manifest: Manifest
+def run_golden(
+    run: Run, inputs: Mapping[str, np.ndarray], manifest: Manifest, most: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Run the golden inputs, in batches that are accepted, and join what they give."""
-    parts = [session.run(batch) for batch in accepted_batches(manifest, inputs)]
-    if len(parts) == 1:
-        return parts[0]
+    """Run the golden inputs, in batches that are accepted, and join what they give.
+
+    Args:
+        run: Answers one batch.
+        inputs: By name.
+        manifest: Of the bundle.
+        most: As of :func:`accepted_batches`.
+    """
+    parts = [run(batch) for batch in accepted_batches(manifest, inputs, most)]
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def accepted_batches(
-    manifest: Manifest, inputs: Mapping[str, np.ndarray]
+    manifest: Manifest, inputs: Mapping[str, np.ndarray], most: int | None = None
 ) -> list[dict[str, np.ndarray]]:
-    """Cut inputs into batches of as many sequences as every engine of a bundle was built for."""
-    if any(not i.shape or i.shape[0] is not None for i in manifest.inputs):
-        return [dict(inputs)]
+    """Cut inputs into batches of as many sequences as every engine of a bundle was built for.
+
+    Args:
+        manifest: Of the bundle.
+        inputs: By name.
+        most: Rows that are accepted at a time; None for those of the shapes, or any number
+            where the graph fixes none.
+    """
+    if most is None:
+        if any(not i.shape or i.shape[0] is not None for i in manifest.inputs):
+            return [dict(inputs)]
+        most = min(largest[0] for *_, largest in manifest.shapes.values())
     count = len(next(iter(inputs.values())))
-    most = min(largest[0] for *_, largest in manifest.shapes.values())
     starts = range(0, count, most)
     return [{k: v[start : start + most] for k, v in inputs.items()} for start in starts]

@@ -1,4 +1,4 @@
-"""``deploy verify``: whether engines answer on this machine as the build stored it."""
+"""``deploy verify``: whether engines, or a server, answer as the build stored it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import click
 from deploy.options import argument, command_from_options, option, print_json
 
 if TYPE_CHECKING:
+    from deploy.packaging.checking import ModelCheck
     from deploy.tolerance import OutputCheck
     from deploy.verification import EngineCheck
 
 HELP = """Run the golden inputs on every engine of a bundle that runs here, and compare.
+
+With a model repository in place of a bundle, its configurations are compared with the graphs and
+engines in it: names, types, ranks, hashes, versions. With --url the golden inputs of a bundle or
+repository are sent to a running server and its answers are compared.
 
 Hashes, and whether the files fit this machine, are checked first. An INT8 engine passes if the SQNR
 of its outputs to the simulated ones is at least that of the simulated to the float ones plus 6 dB,
@@ -28,6 +33,7 @@ if an output is outside the tolerance.
 Examples:
   deploy verify bert-int8
   deploy verify bert-int8 --engine openvino --json
+  deploy verify repo --url http://127.0.0.1:8000 --url grpc://127.0.0.1:8001
 """
 
 
@@ -35,29 +41,119 @@ Examples:
 class VerifyOptions:
     """Everything ``deploy verify`` can be told."""
 
-    bundle: str | None = argument(metavar="BUNDLE")
+    bundle: str | None = argument(metavar="BUNDLE|REPO")
     engine: str | None = option(
         help="Only these engines, joined by commas; each must run here.  [default: all]"
     )
+    url: tuple[str, ...] = option(
+        many=True, help="A server, http://HOST:PORT (JSON and binary) or grpc://HOST:PORT."
+    )
+    model: str | None = option(help="Of a bundle: its name there.  [default: the model's]")
+    graph: str = option(
+        "int8", type=click.Choice(["int8", "float"]), help="Of a bundle: which graph is served."
+    )
+    server_version: str | None = option(
+        help="Of a repository: version of the engine's library on the server."
+    )
+    server_gpu: str | None = option(help="Of a repository: the server's GPU, such as 8.9.")
     json: bool = option(False, type=bool, help="Print the comparison as JSON.")
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
 
 def run(options: VerifyOptions) -> None:
     """Verify, print one line per output, and exit 1 if one is outside the tolerance."""
-    from deploy.bundle import open_bundle
-    from deploy.verification import verify_bundle
+    from deploy.bundle import MANIFEST
     from trueint8.errors import ConfigError
-    from trueint8.progress import progress_for
 
     if options.bundle is None:
         raise ConfigError("no bundle given", fix="deploy verify BUNDLE")
-    bundle = open_bundle(Path(options.bundle))
+    path = Path(options.bundle)
+    if path.is_dir() and not (path / MANIFEST).exists() and any(path.glob("*/config.pbtxt")):
+        _verify_repository(path, options)
+    elif options.url:
+        _verify_served(path, options)
+    else:
+        _verify_here(path, options)
+
+
+def _verify_here(path: Path, options: VerifyOptions) -> None:
+    from deploy.bundle import open_bundle
+    from deploy.verification import verify_bundle
+    from trueint8.progress import progress_for
+
+    bundle = open_bundle(path)
     names = [e.strip() for e in (options.engine or "").split(",") if e.strip()]
     checks = verify_bundle(bundle, names, progress_for(quiet=options.quiet))
     if options.json:
         print_json([_plain(check) for check in checks])
+    _conclude(checks, options, f"build it again: {bundle.manifest.command}")
+
+
+def _verify_served(path: Path, options: VerifyOptions) -> None:
+    from deploy.bundle import open_bundle
+    from deploy.packaging.verifying import asked_of_bundle, verify_server
+    from trueint8.errors import UnknownName
+
+    bundle = open_bundle(path)
+    held = bundle.manifest.engines
+    engine = options.engine or next(iter(held))
+    if engine not in held:
+        raise UnknownName(f"{path} has no engine {engine!r}", fix=f"choose from: {', '.join(held)}")
+    model = options.model or bundle.manifest.model.name
+    asked = asked_of_bundle(bundle, engine, options.graph, model)
+    checks = verify_server([asked], options.url, None)
+    if options.json:
+        print_json([_plain(check) for check in checks])
+    _conclude(checks, options, "serve the bundle that was built")
+
+
+def _verify_repository(path: Path, options: VerifyOptions) -> None:
+    from deploy.packaging.checking import Server, check_repository
+    from deploy.packaging.verifying import asked_of_repository, server_release, verify_server
+
+    server = Server(options.server_version or "", options.server_gpu or "")
+    models = check_repository(path, server)
+    wrong = [model for model in models if model.problems]
+    checks, notes = [], []
+    if options.url and not wrong:
+        asked = asked_of_repository(path)
+        notes = server_release(options.url, asked)
+        checks = verify_server(asked, options.url, path)
+    if options.json:
+        plain = [
+            {
+                "model": m.model,
+                "version": m.version,
+                "passed": not m.problems,
+                "problems": m.problems,
+                "unchecked": m.unchecked,
+            }
+            for m in models
+        ]
+        print_json({"models": plain, "server": [_plain(c) for c in checks], "notes": notes})
     elif not options.quiet:
+        for model in models:
+            _print_model(model)
+        for note in notes:
+            click.echo(note)
+    _conclude(checks, options, "package the bundle again")
+    if wrong:
+        for model in wrong:
+            for problem in model.problems:
+                click.echo(f"{model.model}, version {model.version}: {problem}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _print_model(model: ModelCheck) -> None:
+    result = "FAILED" if model.problems else "passed"
+    click.echo(f"{model.model}, version {model.version}: {result}")
+    for text in model.unchecked:
+        click.echo(f"  not checked: {text}")
+
+
+def _conclude(checks: list[EngineCheck], options: VerifyOptions, fix: str) -> None:
+    """Print checks unless it was done as JSON, and exit 1 if one failed."""
+    if not options.json and not options.quiet:
         for check in checks:
             _print(check)
     failed = [check for check in checks if not check.passed]
@@ -65,7 +161,7 @@ def run(options: VerifyOptions) -> None:
         worst = check.worst
         click.echo(
             f"{check.engine}: {worst.output} is {-worst.margin_db:.1f} dB outside the tolerance; "
-            f"build it again: {bundle.manifest.command}",
+            f"{fix}",
             err=True,
         )
     if failed:
