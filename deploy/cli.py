@@ -73,7 +73,7 @@ def main() -> NoReturn:
     except TrueInt8Error as err:
         if debug:
             raise
-        print(f"deploy: error: {err}", file=sys.stderr)
+        print(f"deploy: error: {_harmless(str(err))}", file=sys.stderr)
         code = err.exit_code
     except click.ClickException as err:
         err.show()
@@ -89,11 +89,18 @@ def main() -> NoReturn:
     except Exception as err:
         if debug:
             raise
-        print(f"deploy: internal error: {type(err).__name__}: {err}", file=sys.stderr)
+        told = _harmless(f"{type(err).__name__}: {err}")
+        print(f"deploy: internal error: {told}", file=sys.stderr)
         print("  fix: this is a defect; report it with the output of --debug", file=sys.stderr)
         code = INTERNAL
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _harmless(text: str) -> str:
+    """Return a message without characters that steer a terminal; names in files may hold some."""
+    kept = (c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(kept)
 
 
 class _Terminated(BaseException):

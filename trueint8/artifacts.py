@@ -70,8 +70,14 @@ def _make_parent(target: Path) -> None:
         ) from err
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file so that a reader sees the old content or all of the new, never a part."""
+def write_atomically(path: Path, data: bytes | str, *, secret: bool = False) -> None:
+    """Write a file so that a reader sees the old content or all of the new, never a part.
+
+    Args:
+        path: The file.
+        data: Its content.
+        secret: Whether nobody but its owner may read it.
+    """
     raw = data.encode() if isinstance(data, str) else data
     with storage_errors(path):
         _make_parent(path)
@@ -81,8 +87,10 @@ def write_atomically(path: Path, data: bytes | str) -> None:
                 stream.write(raw)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o666 & ~_umask())
+            if not secret:
+                os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
+            _sync_folder(path.parent)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -112,9 +120,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     with storage_errors(target):
         _make_parent(target)
         _remove_abandoned(target)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
-        lock = os.open(staging, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        staging, lock = _new_staging(target)
         try:
             yield staging
             _sync_tree(staging)
@@ -123,6 +129,21 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         finally:
             os.close(lock)
             _remove(staging)
+
+
+def _new_staging(target: Path) -> tuple[Path, int]:
+    """Make a folder beside the target, and lock it.
+
+    Another process may take it for an abandoned one before it is locked; then it is made anew.
+    """
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(staging, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if staging.exists():
+                return staging, lock
+            os.close(lock)
 
 
 def _move_into_place(staging: Path, target: Path, *, replace: bool) -> None:
@@ -175,13 +196,15 @@ def _remove_abandoned(target: Path) -> None:
         except FileNotFoundError:  # a dangling link, or removed meanwhile by the build it was of
             _remove(folder)
             continue
+        except PermissionError:  # another user's
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(folder)  # while it is locked: a build that has just made it waits, and sees
         except BlockingIOError:
             continue  # a build that is still running holds it
         finally:
             os.close(lock)
-        _remove(folder)
 
 
 def _sync_tree(folder: Path) -> None:
