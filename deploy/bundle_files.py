@@ -36,7 +36,7 @@ def check_files(
         raise IntegrityError(f"{folder}: {name} is missing", fix=REBUILD)
     known = {*listed, *needed, *allowed}
     holding = {str(parent) for name in known for parent in Path(name).parents}
-    for name in sorted((files - known) | (folders - holding)):
+    for name in [*sorted(files - known), *sorted(folders - holding)]:
         raise IntegrityError(
             f"{folder}: {name} is not in the manifest", fix=f"move {name} out of the bundle"
         )
