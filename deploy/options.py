@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shlex
 import sys
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from deploy.commands import COMMANDS
 from deploy.signing import requiring_signatures
 from export.source import TASKS
 from trueint8.errors import ConfigError
+from trueint8.plain_files import read_toml, read_yaml
 from trueint8.registry import did_you_mean
 
 YAML_FILE = "deploy.yaml"
@@ -204,10 +204,7 @@ def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
     tables = []
     toml, yaml_file = folder / TOML_FILE, folder / YAML_FILE
     if toml.is_file():
-        try:
-            project = tomllib.loads(toml.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-            raise ConfigError(f"{toml} is not valid TOML: {err}", fix="correct the file") from err
+        project = read_toml(toml)
         tools = project.get("tool", {})
         if not isinstance(tools, dict):
             raise ConfigError(
@@ -217,12 +214,7 @@ def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
         if settings is not None:
             tables.append((toml, f"[{TOML_TABLE}]", _mapping(toml, settings)))
     if yaml_file.is_file():
-        import yaml
-
-        try:
-            settings = yaml.safe_load(yaml_file.read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as err:
-            raise ConfigError(f"{yaml_file} is not valid YAML: {err}", fix="correct it") from err
+        settings = read_yaml(yaml_file)
         if settings is not None:
             tables.append((yaml_file, "", _mapping(yaml_file, settings)))
     return tables

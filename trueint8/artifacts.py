@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from trueint8.errors import ConfigError, StorageError
+from trueint8.errors import ConfigError, DataError, StorageError
 
 _STAGING = ".staging-"
 _AT_FDCWD = -100
@@ -58,6 +58,24 @@ def no_space(target: Path) -> StorageError:
         f"no space left on the device while writing {target}",
         fix="free some space there, or write elsewhere with -o",
     )
+
+
+def check_memory(path: Path, needed: int) -> None:
+    """Refuse to read what this machine's memory cannot hold, before any of it is taken.
+
+    Args:
+        path: The file.
+        needed: Bytes that its content takes.
+
+    Raises:
+        DataError: With both numbers.
+    """
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > most:
+        raise DataError(
+            f"{path} holds {needed} bytes, and this machine has {most}",
+            fix="split it, and calibrate the parts one by one, or pass less",
+        )
 
 
 def _make_parent(target: Path) -> None:

@@ -15,12 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import onnx_file
 from export.matmuls import find_matmuls
-from export.onnx_file import (
-    load_clean,
-    load_onnx_file,
-    model_bytes,
-    save_model,
-)
+from export.onnx_file import load_clean, load_onnx_file, model_bytes, save_model
 from tests.export.graphs import normal, operators, proto_from_text, run_plainly
 from trueint8.errors import ExportError
 
