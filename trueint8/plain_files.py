@@ -69,8 +69,8 @@ def yaml_from_text(text: str) -> Any:
     """
     import yaml
 
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -79,8 +79,6 @@ def yaml_from_text(text: str) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as err:
         raise ValueError(str(err)) from err
-    finally:
-        loader.dispose()
 
 
 def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
