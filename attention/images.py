@@ -16,6 +16,11 @@ import numpy as np
 from trueint8.errors import DataError, MissingDependency
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+MOST_PIXELS = 1 << 26
+"""Of one image: 256 MiB as RGB."""
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError)
+"""What Pillow raises of a damaged file; its own error of a file that is no image is an OSError."""
 _HELD_OUT_ONE_IN = 5
 _DIGIT_MAXIMUM = 16.0
 _MEAN = _STD = 0.5
@@ -128,22 +133,26 @@ def read_image(
     """Return one image as (C, H, W) float32, preprocessed.
 
     Raises:
-        DataError: If the file is no image.
+        DataError: If the file is no image, or has too many pixels.
         MissingDependency: If Pillow is not installed.
     """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as err:
         raise MissingDependency("Pillow is not installed", fix="pip install pillow") from err
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:  # known before any of them is unpacked
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
             sized = image.convert("L" if channels == 1 else "RGB").resize(
                 (width, height), Image.Resampling.BILINEAR
             )
             pixels = np.asarray(sized, dtype=np.float32)
-    except (UnidentifiedImageError, OSError) as err:
-        raise DataError(f"{path} is no image that can be read", fix="remove or repair it") from err
+    except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
+        raise DataError(
+            f"{path} is no image that can be read: {err}", fix="remove, shrink or repair it"
+        ) from err
     planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     return normalized(planes / 255.0, preprocessing)
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trueint8.errors import ConfigError, UnknownName
+from trueint8.plain_files import read_yaml
 from trueint8.registry import did_you_mean
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -162,10 +161,7 @@ def load_recipe(name: str, **overrides: Any) -> Recipe:
             f"no recipe is called {name!r}",
             fix=f"{did_you_mean(name, known)}choose one of: {', '.join(known)}; or pass a .yaml",
         )
-    try:
-        fields = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path} is not YAML: {err}", fix="correct the file") from err
+    fields = read_yaml(path)
     if not isinstance(fields, dict):
         raise ConfigError(f"{path} is no table of fields", fix="write `arch: bert` and so on")
     return recipe_from_fields({**fields, **{k: v for k, v in overrides.items() if v is not None}})

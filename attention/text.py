@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from trueint8.artifacts import check_memory
 from trueint8.errors import DataError
 
 SUFFIXES = (".txt", ".jsonl")
@@ -47,6 +48,7 @@ def _read_file(path: Path) -> list[Example]:
 
 def _decoded(path: Path) -> str:
     fix = "pass UTF-8 text; convert other encodings with `iconv -f FROM -t utf-8`"
+    check_memory(path, path.stat().st_size)
     raw = path.read_bytes()
     if b"\0" in raw:
         raise DataError(
@@ -62,7 +64,7 @@ def _parsed(path: Path, number: int, line: str) -> Example:
     fix = 'every line must be an object such as {"text": "...", "label": 1}'
     try:
         row = json.loads(line)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise DataError(f"{path} line {number} is not JSON: {err}", fix=fix) from err
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise DataError(f'{path} line {number} has no string under "text"', fix=fix)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from calib.inputs import GraphInput, Request, is_static, static_axes
+from trueint8.artifacts import check_memory
 from trueint8.errors import DataError
 
-_UNREADABLE = (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises of a file that is no .npz; TypeError of a lone array under that name."""
+_UNREADABLE = (
+    ValueError, TypeError, OSError, EOFError, LookupError, SyntaxError, RuntimeError,
+    MemoryError, RecursionError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+"""What NumPy and zipfile raise of a file that is no .npz, or a damaged one; RuntimeError of one
+that is encrypted."""
 
 
 def array_batches(
@@ -99,13 +107,35 @@ def array_inputs(path: Path, names: Sequence[str]) -> list[GraphInput]:
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {k: archive[k] for k in archive.files}
+        with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            check_memory(file, sum(item.file_size for item in archive.infolist()))
+            for item in archive.infolist():
+                _check_header(archive, item)
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return {k: arrays[k] for k in arrays.files}
     except _UNREADABLE as err:
         raise DataError(
             f"{file} is not a readable .npz of plain arrays: {err}",
             fix="write it with numpy.savez(file, input_ids=..., attention_mask=...)",
         ) from err
+
+
+def _check_header(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> None:
+    """Refuse an array whose shape asks for more than its file holds, once unpacked.
+
+    NumPy takes memory for the shape before it reads.
+
+    Raises:
+        ValueError: Of such an array, or one that is not of plain values.
+    """
+    with archive.open(item) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0
+        read = np.lib.format.read_array_header_2_0 if version > (1, 0) else read
+        shape, _, dtype = read(stream)
+        start = stream.tell()
+    if dtype.hasobject or prod(shape) * dtype.itemsize != item.file_size - start:
+        raise ValueError(f"{item.filename} of shape {shape} does not hold {dtype} of that shape")
 
 
 def _check_rows(file: Path, arrays: dict[str, np.ndarray], names: Sequence[str]) -> None:

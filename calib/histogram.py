@@ -33,6 +33,7 @@ RELATIVE_BIN_WIDTH = 2.0**-MANTISSA_BITS
 _ZEROS = [0, SIGN]
 _NONFINITE = 0xFF << MANTISSA_BITS
 _LEAST_EXPONENT = -149
+_MOST = 2.0**62
 _HIDDEN = 1 << MANTISSA_BITS
 
 Spans = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -60,6 +61,29 @@ class Histogram:
     def count(self) -> int:
         """Number of values."""
         return int(self.weights.sum() + self.counts.sum())
+
+    def check(self) -> None:
+        """Refuse what no values have given, as a file may hold it.
+
+        Raises:
+            ValueError: With what is wrong.
+        """
+        for values, counts, dtype in (
+            (self.points, self.weights, np.float32),
+            (self.bins, self.counts, np.uint32),
+        ):
+            if values.dtype != dtype or values.ndim != 1 or values.shape != counts.shape:
+                raise ValueError("values and counts are not two rows of one length")
+            if not np.isfinite(values).all() or not (values[1:] > values[:-1]).all():
+                raise ValueError("values are not finite and ascending")
+        upper = self.bins & np.uint32(SIGN - 1)
+        known = (self.bins >= SUBNORMAL) | ((upper >= _HIDDEN) & (upper < _NONFINITE))
+        if not (known & (self.bins < BINS)).all():
+            raise ValueError("a bin is none of finite values")
+        if (self.weights == 0).any() or (self.counts <= FEW).any():
+            raise ValueError("a count is too small")
+        if self.weights.sum(dtype=float) + self.counts.sum(dtype=float) >= _MOST:
+            raise ValueError("counts are too large")
 
     def merge(self, other: Histogram) -> Histogram:
         """Return the histogram of both sets of values together."""

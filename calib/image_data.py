@@ -65,17 +65,24 @@ def _preprocessing(processor: Path | None, shape: tuple[int, int, int]) -> dict[
     if path is None or not path.is_file():
         return preprocessing_for(shape)
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except ValueError as err:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as err:
         raise DataError(f"{path} is not JSON: {err}", fix="save it with the checkpoint") from err
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no table", fix="save it with the checkpoint")
     wanted = {"image_mean", "image_std"} if found.get("do_normalize", True) else set()
-    lengths = {len(found.get(key) or ()) for key in wanted}
-    if lengths - {shape[0]}:
+    if not all(_is_row(found.get(key), shape[0]) for key in wanted):
         raise DataError(
             f"{path} has no image_mean and image_std for {shape[0]} channels",
             fix="save the image processor that the model was trained with",
         )
     return found
+
+
+def _is_row(values: Any, channels: int) -> bool:
+    """Say whether there is one number for each channel."""
+    numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+    return numbers and len(values) == channels
 
 
 def _as_ids(classes: list[str], label_ids: Mapping[str, int] | None, path: Path) -> np.ndarray:

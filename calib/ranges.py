@@ -8,6 +8,7 @@ metadata names the graph, the data and the estimator.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -62,6 +64,18 @@ class Estimator:
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             return dict(zip(tensors, threads.map(choose, tensors.values()), strict=True))
+
+    def check(self) -> None:
+        """Refuse options that it does not take.
+
+        Raises:
+            UnknownName: If there is no such estimator.
+            ValueError: Naming the option.
+        """
+        known = inspect.signature(ESTIMATORS.load(self.name)).parameters
+        for name, value in self.options.items():
+            if name not in known or (name == "percentile" and not 0 < value <= 100):
+                raise ValueError(f"{self.name} takes no {name} of {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +129,18 @@ class Ranges:
         return replace(self, data=[*self.data, *other.data], stats=stats)
 
 
+@dataclass(frozen=True, slots=True)
+class _About:
+    """The metadata of a file of ranges."""
+
+    graph: str
+    estimator: Estimator
+    data: list[DataEntry]
+
+
+_ABOUT = TypeAdapter(_About)
+
+
 def ranges_bytes(ranges: Ranges) -> bytes:
     """Return the file's content."""
     table: dict[str, np.ndarray] = {}
@@ -132,11 +158,7 @@ def ranges_bytes(ranges: Ranges) -> bytes:
         table[f"{name}/range"] = np.array([covered.low, covered.high])
         table[f"{name}/scale"] = params.scale.reshape(1)
         table[f"{name}/zero_point"] = np.array([params.zero_point])
-    about = {
-        "graph": ranges.graph,
-        "estimator": asdict(ranges.estimator),
-        "data": [asdict(d) for d in ranges.data],
-    }
+    about = asdict(_About(ranges.graph, ranges.estimator, ranges.data))
     # one entry: the library writes several in an order that changes from run to run
     return bytes(save(table, metadata={FORMAT: json.dumps(about)}))
 
@@ -145,13 +167,15 @@ def read_ranges(path: Path) -> Ranges:
     """Read what :func:`ranges_bytes` wrote.
 
     Raises:
-        IntegrityError: If the file is not whole, or of another format.
+        IntegrityError: If the file is not whole, of another format, or holds what no calibration
+            writes.
+        UnknownName: If there is no such estimator.
     """
     try:
         with safe_open(path, framework="numpy") as stored:
             metadata = stored.metadata() or {}
             table = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as err:
+    except (SafetensorError, OSError, TypeError, AttributeError) as err:  # the latter: of dtypes
         raise IntegrityError(
             f"{path} is not a whole safetensors file: {err}", fix="calibrate again"
         ) from err
@@ -160,14 +184,17 @@ def read_ranges(path: Path) -> Ranges:
             f"{path} holds no ranges of this version of TrueInt8",
             fix="pass a file that `deploy calibrate` wrote, or calibrate again",
         )
-    about = json.loads(metadata[FORMAT])
-    names = [key.removesuffix("/summary") for key in table if key.endswith("/summary")]
-    return Ranges(
-        graph=about["graph"],
-        estimator=Estimator(**about["estimator"]),
-        data=[DataEntry(**entry) for entry in about["data"]],
-        stats={name: _stats(table, name) for name in names},
-    )
+    try:
+        about = _ABOUT.validate_json(metadata[FORMAT])
+        about.estimator.check()
+        names = [key.removesuffix("/summary") for key in table if key.endswith("/summary")]
+        stats = {name: _stats(table, name) for name in names}
+    except (ValueError, TypeError, LookupError, OverflowError) as err:
+        raise IntegrityError(
+            f"{path} holds what no calibration writes: {str(err).splitlines()[0]}",
+            fix="pass a file that `deploy calibrate` wrote, or calibrate again",
+        ) from err
+    return Ranges(about.graph, about.estimator, about.data, stats)
 
 
 def _narrowed(counts: np.ndarray) -> np.ndarray:
@@ -187,13 +214,16 @@ def _stats(table: Mapping[str, np.ndarray], name: str) -> TensorStats:
     summary = table[f"{name}/summary"].tolist()
     low, high, least, running_low, running_high, nonfinite, exact, batches, *moments = summary
     channels = table.get(f"{name}/channels")
+    if len(moments) != 4 or (channels is not None and channels.shape[:1] != (2,)):
+        raise ValueError(f"the statistics of {name!r} are not whole")
+    bins = np.cumsum(_counts(table, f"{name}/bins"), dtype=np.uint64)
     histogram = Histogram(
         points=table[f"{name}/points"],
-        weights=table[f"{name}/weights"].astype(np.uint64),
-        bins=np.cumsum(table[f"{name}/bins"], dtype=np.uint32),
-        counts=table[f"{name}/counts"].astype(np.uint64),
+        weights=_counts(table, f"{name}/weights"),
+        bins=np.minimum(bins, np.uint64(0xFFFFFFFF)).astype(np.uint32),
+        counts=_counts(table, f"{name}/counts"),
     )
-    return TensorStats(
+    found = TensorStats(
         histogram=histogram,
         nonfinite=int(nonfinite),
         minimum=low,
@@ -207,6 +237,14 @@ def _stats(table: Mapping[str, np.ndarray], name: str) -> TensorStats:
         channel_minimum=None if channels is None else channels[0],
         channel_maximum=None if channels is None else channels[1],
     )
+    found.check()
+    return found
+
+
+def _counts(table: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+    if table[key].dtype.kind != "u":
+        raise ValueError(f"{key} holds no counts")
+    return table[key].astype(np.uint64)
 
 
 @dataclass(frozen=True, slots=True)

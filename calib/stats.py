@@ -108,6 +108,30 @@ class TensorStats:
         assert isinstance(found, cls)
         return found
 
+    def check(self) -> None:
+        """Refuse what no values have given, as a file may hold it.
+
+        Raises:
+            ValueError: With what is wrong.
+        """
+        self.histogram.check()
+        if min(self.nonfinite, self.batches) < 0 or np.isnan(self.least) or self.least <= 0:
+            raise ValueError("a count is negative, or the least magnitude not positive")
+        channels = (self.channel_minimum, self.channel_maximum)
+        rows = [c for c in channels if c is not None]
+        if any(c.dtype != np.float32 or c.ndim != 1 or np.isnan(c).any() for c in rows):
+            raise ValueError("channels have no extremes")
+        if not self.histogram.count:
+            return
+        m, points = self.moments, self.histogram.points
+        ends = (self.minimum, self.maximum, self.running_minimum, self.running_maximum)
+        if not np.isfinite([*ends, m.mean, m.m2, m.m3, m.m4]).all() or min(m.m2, m.m4) < 0:
+            raise ValueError("extremes or moments are not those of finite values")
+        if not (self.minimum <= self.maximum and self.batches and max(map(abs, ends)) < 2**128):
+            raise ValueError("extremes are not those of float32 values")
+        if points.size and not self.minimum <= points[0] <= points[-1] <= self.maximum:
+            raise ValueError("values lie outside the extremes")
+
     def merge(self, other: TensorStats) -> TensorStats:
         """Return the statistics of both sets of values together.
 

@@ -59,6 +59,7 @@ def load(
     graph: Literal["int8", "float"] = "int8",
     precision: Precision | None = None,
     threads: int | None = None,
+    require_signature: str | Path | None = None,
 ) -> Session:
     """Verify a bundle's hashes and open one of its engines.
 
@@ -69,17 +70,20 @@ def load(
         precision: What runs in float: the float graph's precision (FP32 unless
             given), or what surrounds the INT8 matmuls (the engine's choice).
         threads: Intra-op threads; all processors of this process unless given.
+        require_signature: PEM file of the public key that must have signed the bundle.
 
     Returns:
         A session: ``run(dict of arrays) -> dict of arrays``; a context manager.
 
     Raises:
-        IntegrityError: If a file of the bundle is missing or was changed.
+        IntegrityError: If a file of the bundle is missing or was changed, or a signature that is
+            required is missing or does not fit.
         RunError: If no engine of the bundle can run here, or its files do not fit this machine.
         MissingDependency: If the engine's library is not installed.
         ConfigError: If the engine has no such graph or precision.
     """
-    bundle = open_bundle(Path(path))
+    public = Path(require_signature) if require_signature is not None else None
+    bundle = open_bundle(Path(path), require_signature=public)
     held = bundle.manifest.engines
     name = engine or next((n for n in held if not missing_here(n)), None)
     if name is None or name not in held:

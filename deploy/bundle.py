@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from deploy.bundle_files import REBUILD, check_files, read_plain
 from deploy.engine_options import EngineOptions
 from deploy.manifest import FileEntry, Manifest
 from deploy.sessions import Running, shapes_from_plain
+from deploy.signing import SIGNATURE, SIGNATURE_BYTES, check_signature, required_key
 from trueint8.artifacts import sha256_file, storage_errors
 from trueint8.errors import IntegrityError
 
@@ -25,7 +27,7 @@ ENGINE = "engine"
 MANIFEST = "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
 
-_FIX = "build it again with --force, or copy it again from where it came"
+_LARGEST_MANIFEST = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Bundle:
         entry = self.manifest.engines[engine]
         return Running(
             threads,
-            EngineOptions.from_plain(entry.options),
+            EngineOptions.from_plain(entry.options).without_paths(),
             shapes_from_plain(self.manifest.shapes),
         )
 
@@ -82,49 +84,62 @@ class Bundle:
         return sum(f.bytes for n, f in files.items() if n.startswith(start)) / 2**20
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Read a bundle and verify the hash of every file in it.
+def open_bundle(path: Path, *, require_signature: Path | None = None) -> Bundle:
+    """Read a bundle and verify the hash of every file in it, before anything else reads them.
+
+    Args:
+        path: The bundle folder.
+        require_signature: PEM file of the public key that must have signed it; unless given, the
+            one of :func:`deploy.signing.requiring_signatures`, if any.
 
     Raises:
-        IntegrityError: If a file is missing, changed or not listed; names it.
+        IntegrityError: If a file is missing, changed, not listed or no plain file; names it. If
+            the signature is required and not there, or not of this key and manifest.
     """
     if not path.is_dir():
         raise IntegrityError(f"no bundle at {path}", fix="build one with `deploy build -o OUT`")
-    manifest, digest = _read_manifest(path)
-    present = {
-        p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() or p.is_symlink()
-    }
-    listed = {*manifest.files, MANIFEST, MANIFEST_HASH}
-    for name in sorted(listed - present):
-        raise IntegrityError(f"{path}: {name} is missing", fix=_FIX)
-    for name in sorted(present - listed):
-        raise IntegrityError(
-            f"{path}: {name} is not in the manifest", fix=f"move {name} out of the bundle"
-        )
-    for name, entry in manifest.files.items():
-        file = path / name
-        intact = file.is_file() and file.stat().st_size == entry.bytes
-        if not intact or sha256_file(file) != entry.sha256:
-            raise IntegrityError(f"{path}: {name} was changed after the build", fix=_FIX)
-    return Bundle(path, manifest, digest)
+    raw = read_manifest(path)
+    public = require_signature or required_key()
+    if public is not None:
+        check_signature(raw, path, public)
+    manifest = _parsed(path, raw)
+    check_files(path, manifest.files, (MANIFEST, MANIFEST_HASH), (SIGNATURE,))
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
 
 
-def _read_manifest(path: Path) -> tuple[Manifest, str]:
-    file, hash_file = path / MANIFEST, path / MANIFEST_HASH
+def read_manifest(path: Path) -> bytes:
+    """Return the manifest's bytes, which are those that its hash is of.
+
+    Raises:
+        IntegrityError: If they are not, or there is none.
+    """
+    file, hash_file, signature = (path / n for n in (MANIFEST, MANIFEST_HASH, SIGNATURE))
     if not file.is_file() or not hash_file.is_file():
         raise IntegrityError(
-            f"{path} is not a bundle: it has no {MANIFEST} with its {MANIFEST_HASH}", fix=_FIX
+            f"{path} is not a bundle: it has no {MANIFEST} with its {MANIFEST_HASH}", fix=REBUILD
         )
-    digest = sha256_file(file)
-    if hash_file.read_bytes() != _hash_line(digest):
-        raise IntegrityError(f"{path}: {MANIFEST} or {MANIFEST_HASH} was changed", fix=_FIX)
+    raw = read_plain(file, most=_LARGEST_MANIFEST)
+    line = _hash_line(hashlib.sha256(raw).hexdigest())
+    if read_plain(hash_file, most=len(line)) != line:
+        raise IntegrityError(f"{path}: {MANIFEST} or {MANIFEST_HASH} was changed", fix=REBUILD)
+    if signature.is_file() and len(read_plain(signature, most=SIGNATURE_BYTES)) != SIGNATURE_BYTES:
+        raise IntegrityError(f"{path}: {SIGNATURE} is no signature", fix="sign it again")
+    return raw
+
+
+def _parsed(path: Path, raw: bytes) -> Manifest:
     try:
-        return Manifest.model_validate_json(file.read_bytes()), digest
+        manifest = Manifest.model_validate_json(raw)
     except ValidationError as err:
         raise IntegrityError(
             f"{path}: {MANIFEST} is of another version: {str(err).splitlines()[0]}",
             fix="build it again with this version",
         ) from err
+    try:
+        manifest.check()
+    except (ValueError, TypeError) as err:
+        raise IntegrityError(f"{path}: {MANIFEST} is not sound: {err}", fix=REBUILD) from err
+    return manifest
 
 
 def seal(folder: Path, manifest: Manifest) -> Bundle:

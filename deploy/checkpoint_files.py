@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
+from pydantic import Field, ValidationError
+
 from deploy.bundle import CHECKPOINT
-from export.source import Source, source_from_argument
+from deploy.record import Record
+from export.source import Source, Task, source_from_argument
 from trueint8.artifacts import sha256_file, storage_errors
 from trueint8.errors import BuildError, IntegrityError
 
 RECORD = "checkpoint.json"
+_AGAIN = "build the bundle again"
 _EMBED = "build the bundle with --embed-checkpoint, which copies the checkpoint into it"
+
+
+class CheckpointRecord(Record):
+    """Which checkpoint an engine runs; ``path`` is null where the bundle holds it."""
+
+    path: str | None
+    task: Task
+    files: dict[str, str] = Field(description="Names in its folder to SHA-256.")
 
 
 def checkpoint_source(engine: str, source: Source | None) -> Source:
@@ -44,14 +55,18 @@ def checkpoint_source(engine: str, source: Source | None) -> Source:
 
 
 def write_record(source: Source, folder: Path) -> None:
-    """Write which checkpoint an engine runs, by path and hash, into the engine's folder."""
-    record = {
-        "path": str(source.path.resolve()),
-        "task": source.task,
-        "files": {file.name: sha256_file(file) for file in _files(source.path)},
-    }
+    """Write which checkpoint an engine runs, by hash, into the engine's folder.
+
+    Its path, which may be private, is written where the bundle does not hold the checkpoint.
+    """
+    embedded = (folder.parent.parent / CHECKPOINT).is_dir()
+    record = CheckpointRecord(
+        path=None if embedded else str(source.path.resolve()),
+        task=source.task,
+        files={file.name: sha256_file(file) for file in _files(source.path)},
+    )
     with storage_errors(folder):
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
 
 
 def embed_checkpoint(source: Source, bundle: Path) -> None:
@@ -74,14 +89,14 @@ def recorded_source(folder: Path) -> Source:
     """
     file = folder / RECORD
     if not file.is_file():
-        raise IntegrityError(f"{file} is missing", fix="build the bundle again")
+        raise IntegrityError(f"{file} is missing", fix=_AGAIN)
     try:
-        record = json.loads(file.read_text("utf-8"))
-    except ValueError as err:
-        raise IntegrityError(f"{file} is no JSON", fix="build the bundle again") from err
+        record = CheckpointRecord.model_validate_json(file.read_bytes())
+    except ValidationError as err:
+        raise IntegrityError(f"{file} is no record of a checkpoint", fix=_AGAIN) from err
     embedded = folder.parent.parent / CHECKPOINT
-    path = embedded if embedded.is_dir() else Path(record["path"])
-    for name, digest in record["files"].items():
+    path = embedded if embedded.is_dir() or record.path is None else Path(record.path)
+    for name, digest in record.files.items():
         if not (path / name).is_file():
             raise IntegrityError(
                 f"the bundle needs the checkpoint it was built from, and {path / name} is not "
@@ -93,7 +108,13 @@ def recorded_source(folder: Path) -> Source:
                 f"{path / name} is not what the bundle was built from",
                 fix=f"restore it, or {_EMBED}",
             )
-    return source_from_argument(str(path), task=record["task"])
+    unknown = {file.name for file in _files(path)} - set(record.files)
+    if unknown:
+        raise IntegrityError(
+            f"{path / min(unknown)} is not among what the bundle was built from",
+            fix=f"move it away, or {_EMBED}",
+        )
+    return source_from_argument(str(path), task=record.task)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
@@ -20,6 +21,7 @@ PACKAGES = ("trueint8", "attention", "export", "calib", "deploy")
 INTERRUPTED = 130
 TERMINATED = 143
 INTERNAL = 70
+_OF_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
 
 
 class LazyGroup(click.Group):
@@ -66,34 +68,53 @@ def main() -> NoReturn:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        if "doctor" not in arguments[:1]:  # which reports what it finds
-            check_one_installation()
-        result = group.main(arguments, prog_name="deploy", standalone_mode=False)
-        code = result if isinstance(result, int) else 0
-    except TrueInt8Error as err:
-        if debug:
-            raise
-        print(f"deploy: error: {err}", file=sys.stderr)
-        code = err.exit_code
-    except click.ClickException as err:
-        err.show()
-        code = err.exit_code
+        code = _run(arguments)
+    except _Terminated:
+        code = TERMINATED
     except (KeyboardInterrupt, click.Abort):
         print("deploy: interrupted; nothing half-written was left", file=sys.stderr)
         code = INTERRUPTED
-    except _Terminated:
-        code = TERMINATED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    except click.ClickException as err:
+        err.show()
+        code = err.exit_code
     except Exception as err:
-        if debug:
+        if debug and not isinstance(err, BrokenPipeError):
             raise
-        print(f"deploy: internal error: {type(err).__name__}: {err}", file=sys.stderr)
-        print("  fix: this is a defect; report it with the output of --debug", file=sys.stderr)
-        code = INTERNAL
+        code = _told(err)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    if "doctor" not in arguments[:1]:  # which reports what it finds
+        check_one_installation()
+    result = group.main(arguments, prog_name="deploy", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _told(err: Exception) -> int:
+    """Print what went wrong, in one line with what to do, and return the exit code."""
+    if isinstance(err, BrokenPipeError):  # nobody reads on: no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(err, OSError) and err.filename is not None and err.errno in _OF_PATHS:
+        # a path of the user's that cannot be used, whoever came upon it
+        err = ConfigError(
+            f"{err.filename}: {err.strerror}", fix="check the path, and who may use it"
+        )
+    if isinstance(err, TrueInt8Error):
+        print(f"deploy: error: {_harmless(str(err))}", file=sys.stderr)
+        return err.exit_code
+    told = _harmless(f"{type(err).__name__}: {err}")
+    print(f"deploy: internal error: {told}", file=sys.stderr)
+    print("  fix: this is a defect; report it with the output of --debug", file=sys.stderr)
+    return INTERNAL
+
+
+def _harmless(text: str) -> str:
+    """Return a message without characters that steer a terminal; names in files may hold some."""
+    kept = (c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(kept)
 
 
 class _Terminated(BaseException):

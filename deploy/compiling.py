@@ -123,7 +123,7 @@ def build_engines(
             version=engine.version(),
             runs_here=engine.runs_here,
             rest=configuration.rest,
-            options=options.to_plain(),
+            options=options.without_paths().to_plain(),
             graph=graph.name,
             reasons=reasons,
             int8=int8 is not None,

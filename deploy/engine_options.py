@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 GPU_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
@@ -40,6 +40,10 @@ class EngineOptions:
         """Return those that differ from their defaults, as JSON holds them."""
         given = {k: v for k, v in asdict(self).items() if v != getattr(_DEFAULTS, k)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+
+    def without_paths(self) -> EngineOptions:
+        """Return them without what names files of one machine, as bundles keep them."""
+        return replace(self, timing_cache=None)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> EngineOptions:

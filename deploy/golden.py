@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from calib.collector import unpadded
@@ -156,17 +157,23 @@ def read_golden(path: Path) -> Golden:
     parts: dict[str, dict[str, np.ndarray]] = {}
     simulated: dict[str, dict[str, np.ndarray]] = {}
     repeats = {}
-    for key, values in load_file(path).items():
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError, TypeError, AttributeError) as err:
+        raise IntegrityError(
+            f"{path} is not a whole safetensors file: {err}", fix="build the bundle again"
+        ) from err
+    for key, values in stored.items():
         kind, _, name = key.partition(".")
         graph, _, rest = name.partition(".onnx.")
         if kind == "simulated":
             simulated.setdefault(f"{graph}.onnx", {})[rest] = values
         elif kind == "repeat":
             precision, _, output = rest.partition(".")
-            repeats[f"{graph}.onnx", precision, output] = float(values[0])
+            repeats[f"{graph}.onnx", precision, output] = float(values.sum())
         else:
             parts.setdefault(kind, {})[name] = values
-    if not simulated or not repeats:
+    if not simulated or not repeats or not {"input", "output"} <= set(parts):
         raise IntegrityError(
             f"{path} holds no simulated outputs to compare engines with",
             fix="build the bundle again with this version",

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from calib.inputs import GraphInput
+from deploy.engine_options import EngineOptions
 from deploy.record import Record
 from export.source import Task
 
 SCHEMA: Literal["trueint8/bundle/1"] = "trueint8/bundle/1"
 
 
+_ENGINE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_DTYPES = {np.dtype(code).name for code in "?bBhHiIlLefd"}
+
+
+class _Options(EngineOptions):
+    """As bundles hold them: those that are no default."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+_OPTIONS = TypeAdapter(_Options)
+
+
+def _is_inside(name: str) -> bool:
+    """Say whether a name is one of a file below a folder, in its only spelling."""
+    path = PurePosixPath(name)
+    plain = name.isprintable() and "\\" not in name and str(path) == name
+    return plain and not path.is_absolute() and not {"..", ".", ""} & set(name.split("/"))
+
+
 class FileEntry(Record):
     """One file of the bundle."""
 
-    sha256: str
-    bytes: int
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
 
 
 class InputEntry(Record):
@@ -108,6 +132,14 @@ class EngineEntry(Record):
     )
 
 
+def _check_engine(name: str, engine: EngineEntry, files: Collection[str]) -> None:
+    if not _ENGINE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of an engine")
+    if engine.graph not in files:
+        raise ValueError(f"{name} was built from {engine.graph!r}, which is not listed")
+    _OPTIONS.validate_python(engine.options)
+
+
 class Interval(Record):
     """A figure with its 95 % interval."""
 
@@ -194,6 +226,28 @@ class Manifest(Record):
     hardware: dict[str, Any]
     steps_s: dict[str, float] = Field(description="Seconds each step took.")
     files: dict[str, FileEntry]
+
+    def check(self) -> None:
+        """Refuse what names files outside the bundle, or what later steps could not read.
+
+        Raises:
+            ValueError: With what is wrong.
+        """
+        for name in self.files:
+            if not _is_inside(name):
+                raise ValueError(f"{name!r} is no name of a file inside a bundle")
+        for name, engine in self.engines.items():
+            _check_engine(name, engine, self.files)
+        for shapes in self.shapes.values():
+            if len(shapes) != 3 or any(n < 0 for shape in shapes for n in shape):
+                raise ValueError("shapes are not a smallest, a usual and a largest one each")
+        for item in self.inputs:
+            if item.dtype not in _DTYPES or any(n is not None and n < 0 for n in item.shape):
+                raise ValueError(f"the input {item.name!r} has no dtype and shape of an array")
+        try:
+            str(self.calibration_label)
+        except (KeyError, TypeError, AttributeError) as err:
+            raise ValueError("the request does not say how ranges were found") from err
 
     def graph_inputs(self) -> list[GraphInput]:
         """Return the inputs as the data loader wants them."""

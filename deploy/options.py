@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shlex
 import sys
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,21 @@ from typing import Any
 import click
 
 from deploy.commands import COMMANDS
+from deploy.signing import requiring_signatures
 from export.source import TASKS
 from trueint8.errors import ConfigError
+from trueint8.plain_files import read_toml, read_yaml
 from trueint8.registry import did_you_mean
 
 YAML_FILE = "deploy.yaml"
 TOML_FILE = "pyproject.toml"
 TOML_TABLE = "tool.trueint8"
 TASK = click.Choice(TASKS)
+
+REQUIRE_SIGNATURE = "require-signature"
+SIGNATURE_VARIABLE = "TRUEINT8_REQUIRE_SIGNATURE"
+_BUNDLES = {"bundle", "bundles", "sides"}
+"""Fields that name bundles to load."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +85,9 @@ def command_from_options(
 ) -> click.Command:
     """Return a click command that calls ``run(options)``.
 
+    Where a field names bundles to load, the command takes ``--require-signature`` too, and any
+    bundle that is opened while it runs must have that signature.
+
     Args:
         options: A dataclass of :func:`option` and :func:`argument` fields.
         run: Receives the filled dataclass; with ``configurable`` also a
@@ -87,24 +96,53 @@ def command_from_options(
         configurable: Whether configuration files fill what is not on the line.
     """
     fields = dataclasses.fields(options)
+    loads = bool(_BUNDLES.intersection(f.name for f in fields))
 
     def callback(**given: Any) -> None:
         given = {k: v for k, v in given.items() if v is not None and v != ()}
-        if not configurable:
-            run(options(**given))
-            return
-        values, origins = merge_configuration(
-            options, given, str(click.get_current_context().info_name)
-        )
-        run(options(**values), origins)
+        public = given.pop(REQUIRE_SIGNATURE.replace("-", "_"), None)
+        with requiring_signatures(_required_key(public) if loads else None):
+            if not configurable:
+                run(options(**given))
+                return
+            values, origins = merge_configuration(
+                options, given, str(click.get_current_context().info_name)
+            )
+            run(options(**values), origins)
 
     return click.Command(
         name=options.__name__,
         callback=callback,
-        params=[_parameter(f) for f in fields],
+        params=[*(_parameter(f) for f in fields), *([_signature_option()] if loads else [])],
         help=help,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
+
+
+def _signature_option() -> click.Parameter:
+    """Return the option that every command has that loads bundles."""
+    return click.Option(
+        [f"--{REQUIRE_SIGNATURE}"],
+        metavar="PUBLIC.pem",
+        envvar=SIGNATURE_VARIABLE,
+        help="Load bundles only if this Ed25519 key signed them; also set by "
+        f"${SIGNATURE_VARIABLE}, or {REQUIRE_SIGNATURE} in {YAML_FILE} or [{TOML_TABLE}].",
+    )
+
+
+def _required_key(given: str | None) -> Path | None:
+    """Return the key given on the line or in the environment, or else that of the folder here."""
+    if given is not None:
+        return Path(given).expanduser()
+    found = {path: table.get(REQUIRE_SIGNATURE) for path, _, table in _tables(Path.cwd())}
+    for path, value in found.items():
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ConfigError(
+                f"{path.name}: {REQUIRE_SIGNATURE} is {value!r}, which is no file",
+                fix="name the PEM file of a public key",
+            )
+    text = next((t for t in found.values() if t is not None), None)
+    return Path(text).expanduser() if text is not None else None
 
 
 def merge_configuration(
@@ -132,14 +170,19 @@ def read_configuration(
 ) -> dict[str, tuple[Any, Origin]]:
     """Return option name to value and origin, from ``deploy.yaml`` and ``pyproject.toml``.
 
-    Plain keys belong to ``build``; a table called after a command belongs to it.
+    Plain keys belong to ``build``, but for the one that every command reads that loads bundles;
+    a table called after a command belongs to it.
     """
     found: dict[str, tuple[Any, Origin]] = {}
     for path, table, settings in _tables(folder):
         _check_commands(path, settings)
         mine = dict(_mapping(path, settings.get(command) or {}, f"under {command!r} "))
         if command == "build":
-            mine |= {k: v for k, v in settings.items() if not isinstance(v, dict)}
+            mine |= {
+                k: v
+                for k, v in settings.items()
+                if not isinstance(v, dict) and k != REQUIRE_SIGNATURE
+            }
         for key, value in mine.items():
             name = str(key).replace("-", "_")
             if name not in names:
@@ -161,10 +204,7 @@ def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
     tables = []
     toml, yaml_file = folder / TOML_FILE, folder / YAML_FILE
     if toml.is_file():
-        try:
-            project = tomllib.loads(toml.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-            raise ConfigError(f"{toml} is not valid TOML: {err}", fix="correct the file") from err
+        project = read_toml(toml)
         tools = project.get("tool", {})
         if not isinstance(tools, dict):
             raise ConfigError(
@@ -174,12 +214,7 @@ def _tables(folder: Path) -> list[tuple[Path, str, dict[str, Any]]]:
         if settings is not None:
             tables.append((toml, f"[{TOML_TABLE}]", _mapping(toml, settings)))
     if yaml_file.is_file():
-        import yaml
-
-        try:
-            settings = yaml.safe_load(yaml_file.read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as err:
-            raise ConfigError(f"{yaml_file} is not valid YAML: {err}", fix="correct it") from err
+        settings = read_yaml(yaml_file)
         if settings is not None:
             tables.append((yaml_file, "", _mapping(yaml_file, settings)))
     return tables

@@ -156,7 +156,7 @@ class BuildPlan(CalibrationPlan):
             "golden": sha256_tree(self.golden) if self.golden else self.golden_from_calib,
             "search": self.search.request() if self.search else None,
             "engines": self.engine_versions,
-            "engine-options": self.options.to_plain(),
+            "engine-options": self.options.without_paths().to_plain(),
             "shapes": self.shapes.to_plain(),
             "embed-checkpoint": self.embed_checkpoint,
         }

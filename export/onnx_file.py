@@ -19,7 +19,12 @@ from trueint8.errors import ExportError
 EXTERNAL_ABOVE_BYTES = 1_800_000_000
 """Graphs with more weights than this keep them in ``<name>.data``: protobuf ends at 2 GiB."""
 
+_LARGEST_FILE = 1 << 31
 _LARGE_BYTES = 1024
+_TYPED_DATA = (
+    "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"
+)  # fmt: skip
+"""Fields of a tensor whose values are not raw bytes."""
 _MIN_OPSET = 13
 _IR_VERSION = 10
 """Newest version of the file format that every engine here reads."""
@@ -64,7 +69,7 @@ def load_as_found(path: Path) -> ir.Model:
 
 
 def _whole(path: Path) -> onnx.ModelProto:
-    _check_external_data(_parse(path), path)
+    _check_tensors(_parse(path), path)
     proto = _with_external_data(path)
     if not proto.graph.node:
         raise ExportError(f"{path} holds an empty graph", fix="export the model again")
@@ -79,15 +84,24 @@ def _checked(path: Path) -> onnx.ModelProto:
 
 
 def load_clean(path: Path) -> ir.Model:
-    """Read a graph that :func:`save_model` wrote."""
-    return ir.load(str(path))
+    """Read a graph that :func:`save_model` wrote; weights outside the file stay there.
+
+    Raises:
+        ExportError: If the file is truncated, or a tensor's data are missing, too few or outside
+            the file's folder.
+    """
+    proto = _parse(path)
+    _check_tensors(proto, path)
+    graph = _graph(proto, path)
+    ir.external_data.set_base_dir(graph.graph, str(path.parent))
+    return graph
 
 
 def external_files(path: Path) -> list[Path]:
     """Return the files beside an ONNX file that hold weights of it; none if it is unreadable."""
     try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except DecodeError:
+        proto = _parse(path)
+    except ExportError:
         return []
     folder = path.parent.resolve()
     locations = {
@@ -152,6 +166,12 @@ def split_weights(model: ir.Model) -> tuple[bytes, dict[str, np.ndarray]]:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
+    size = path.stat().st_size
+    if size >= _LARGEST_FILE:
+        raise ExportError(
+            f"{path} has {size} bytes; an ONNX file ends at 2 GiB",
+            fix="save it with its weights as external data",
+        )
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except DecodeError as err:
@@ -162,42 +182,82 @@ def _parse(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
-    folder = path.parent.resolve()
+def _check_tensors(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse a tensor whose data are not what its shape says, before any memory is taken for it."""
     for tensor in _tensors(proto):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        needed = _needed_bytes(tensor, path)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(tensor, needed, path)
             continue
-        entries = {e.key: e.value for e in tensor.external_data}
-        location = entries.get("location", "")
-        file = (folder / location).resolve()
-        if not location or not file.is_relative_to(folder):
-            raise ExportError(
-                f"{path}: tensor {tensor.name!r} keeps its data at {location!r}, outside the "
-                "model's folder",
-                fix="re-save the model with its external data beside it",
-            )
-        if not file.is_file():
-            raise ExportError(
-                f"{path}: the external data file {location!r} is missing",
-                fix=f"copy {location} into {path.parent}",
-            )
-        needed = _end_of_data(tensor, entries, path)
-        if file.stat().st_size < needed:
-            raise ExportError(
-                f"{path}: external data {location!r} has {file.stat().st_size} bytes where "
-                f"tensor {tensor.name!r} needs {needed}",
-                fix=f"copy {location} again; it is truncated",
-            )
+        held, wanted = len(tensor.raw_data), needed
+        if not held:
+            held = max(len(getattr(tensor, field)) for field in _TYPED_DATA)
+            wanted = _typed_values(tensor, needed)
+        if held != wanted:
+            raise _unlike_shape(tensor, f"{held} bytes or values, and it needs {wanted}", path)
 
 
-def _end_of_data(tensor: onnx.TensorProto, entries: dict[str, str], path: Path) -> int:
-    """Return the offset behind the tensor's last byte; without ``length``, its values decide."""
+def _typed_values(tensor: onnx.TensorProto, needed: int) -> int:
+    """Return how many entries the values take in a field of their type.
+
+    What is narrower than a byte shares one; a complex number is two.
+    """
+    count = prod(tensor.dims)
+    if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        return 2 * count
+    packed = tensor.data_type != onnx.TensorProto.STRING and needed < count
+    return needed if packed else count
+
+
+def _unlike_shape(tensor: onnx.TensorProto, found: str, path: Path) -> ExportError:
+    return ExportError(
+        f"{path}: tensor {tensor.name!r} of shape {list(tensor.dims)} holds {found}",
+        fix="export the model again",
+    )
+
+
+def _needed_bytes(tensor: onnx.TensorProto, path: Path) -> int:
+    """Return how many bytes a tensor's values take; elements may share a byte."""
     try:
-        offset = int(entries.get("offset", 0))
-        item = ir.DataType(tensor.data_type).itemsize
-        return offset + int(entries.get("length", prod(tensor.dims) * item))
+        bits = ir.DataType(tensor.data_type).bitwidth
+    except (ValueError, TypeError) as err:  # text has no width
+        if tensor.data_type == onnx.TensorProto.STRING:
+            return 0
+        raise _unreadable(path, err) from err
+    if any(axis < 0 for axis in tensor.dims):
+        raise _unlike_shape(tensor, "a negative axis", path)
+    return -(-prod(tensor.dims) * bits // 8)
+
+
+def _check_external(tensor: onnx.TensorProto, needed: int, path: Path) -> None:
+    folder = path.parent.resolve()
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    file = (folder / location).resolve()
+    if not location or not file.is_relative_to(folder):
+        raise ExportError(
+            f"{path}: tensor {tensor.name!r} keeps its data at {location!r}, outside the "
+            "model's folder",
+            fix="re-save the model with its external data beside it",
+        )
+    if not file.is_file():
+        raise ExportError(
+            f"{path}: the external data file {location!r} is missing",
+            fix=f"copy {location} into {path.parent}",
+        )
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
     except ValueError as err:
         raise _unreadable(path, err) from err
+    if offset < 0 or length != needed:
+        problem = f"{tensor.name!r} has {length} bytes at {offset}, its shape needs {needed}"
+        raise _unreadable(path, ValueError(problem))
+    if file.stat().st_size < offset + needed:
+        raise ExportError(
+            f"{path}: external data {location!r} has {file.stat().st_size} bytes where "
+            f"tensor {tensor.name!r} needs {offset + needed}",
+            fix=f"copy {location} again; it is truncated",
+        )
 
 
 def _with_external_data(path: Path) -> onnx.ModelProto:
@@ -225,14 +285,32 @@ def _graph(proto: onnx.ModelProto, path: Path) -> ir.Model:
 
 
 def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [*proto.graph.node, *(node for f in proto.functions for node in f.node)]
+    """Return all nodes, those of functions and of graphs within nodes too."""
+    found: list[onnx.NodeProto] = []
+    waiting = [proto.graph.node, *(function.node for function in proto.functions)]
+    while waiting:
+        for node in waiting.pop():
+            found.append(node)
+            for attribute in node.attribute:
+                inner = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+                waiting += [graph.node for graph in inner]
+    return found
 
 
 def _tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    found = list(proto.graph.initializer)
-    for node in _nodes(proto):
-        found += [a.t for a in node.attribute if a.HasField("t")]
-    return found
+    """Return every tensor of a file, wherever it is."""
+    graphs = [proto.graph]
+    sparse: list[onnx.SparseTensorProto] = []
+    found: list[onnx.TensorProto] = []
+    for attribute in (a for node in _nodes(proto) for a in node.attribute):
+        found += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
+        graphs += [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+        sparse += attribute.sparse_tensors
+        sparse += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+    for graph in graphs:
+        found += graph.initializer
+        sparse += graph.sparse_initializer
+    return found + [part for tensor in sparse for part in (tensor.values, tensor.indices)]
 
 
 def _check_operators(proto: onnx.ModelProto, path: Path) -> None:

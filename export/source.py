@@ -282,7 +282,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ExportError(f"{folder} is not a checkpoint: it has no config.json", fix=fix)
     try:
         config = json.loads(path.read_text("utf-8"))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise ExportError(f"{path} is not valid JSON: {err}", fix=fix) from err
     if not isinstance(config, dict) or "model_type" not in config:
         raise ExportError(f"{path} names no model_type", fix=fix)

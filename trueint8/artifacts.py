@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from trueint8.errors import ConfigError, StorageError
+from trueint8.errors import ConfigError, DataError, StorageError
 
 _STAGING = ".staging-"
 _AT_FDCWD = -100
@@ -60,6 +60,24 @@ def no_space(target: Path) -> StorageError:
     )
 
 
+def check_memory(path: Path, needed: int) -> None:
+    """Refuse to read what this machine's memory cannot hold, before any of it is taken.
+
+    Args:
+        path: The file.
+        needed: Bytes that its content takes.
+
+    Raises:
+        DataError: With both numbers.
+    """
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > most:
+        raise DataError(
+            f"{path} holds {needed} bytes, and this machine has {most}",
+            fix="split it, and calibrate the parts one by one, or pass less",
+        )
+
+
 def _make_parent(target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +88,14 @@ def _make_parent(target: Path) -> None:
         ) from err
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file so that a reader sees the old content or all of the new, never a part."""
+def write_atomically(path: Path, data: bytes | str, *, secret: bool = False) -> None:
+    """Write a file so that a reader sees the old content or all of the new, never a part.
+
+    Args:
+        path: The file.
+        data: Its content.
+        secret: Whether nobody but its owner may read it.
+    """
     raw = data.encode() if isinstance(data, str) else data
     with storage_errors(path):
         _make_parent(path)
@@ -81,8 +105,10 @@ def write_atomically(path: Path, data: bytes | str) -> None:
                 stream.write(raw)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o666 & ~_umask())
+            if not secret:
+                os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
+            _sync_folder(path.parent)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -112,9 +138,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     with storage_errors(target):
         _make_parent(target)
         _remove_abandoned(target)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
-        lock = os.open(staging, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        staging, lock = _new_staging(target)
         try:
             yield staging
             _sync_tree(staging)
@@ -123,6 +147,21 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         finally:
             os.close(lock)
             _remove(staging)
+
+
+def _new_staging(target: Path) -> tuple[Path, int]:
+    """Make a folder beside the target, and lock it.
+
+    Another process may take it for an abandoned one before it is locked; then it is made anew.
+    """
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(staging, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if staging.exists():
+                return staging, lock
+            os.close(lock)
 
 
 def _move_into_place(staging: Path, target: Path, *, replace: bool) -> None:
@@ -175,13 +214,15 @@ def _remove_abandoned(target: Path) -> None:
         except FileNotFoundError:  # a dangling link, or removed meanwhile by the build it was of
             _remove(folder)
             continue
+        except PermissionError:  # another user's
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(folder)  # while it is locked: a build that has just made it waits, and sees
         except BlockingIOError:
             continue  # a build that is still running holds it
         finally:
             os.close(lock)
-        _remove(folder)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -147,9 +147,8 @@ def _recipe(options: TrainOptions) -> Any:
 
 
 def _parameters(options: TrainOptions) -> dict[str, Any]:
-    import yaml
-
     from trueint8.errors import ConfigError
+    from trueint8.plain_files import SPOILT, yaml_from_text
 
     parameters = {}
     for given in options.attention_param:
@@ -158,7 +157,12 @@ def _parameters(options: TrainOptions) -> dict[str, Any]:
             raise ConfigError(
                 f"--attention-param {given!r} is not NAME=VALUE", fix="write gamma=-0.025"
             )
-        parameters[name] = yaml.safe_load(value)
+        try:
+            parameters[name] = yaml_from_text(value)
+        except SPOILT as err:
+            raise ConfigError(
+                f"--attention-param {name} is no YAML value: {err}", fix="write gamma=-0.025"
+            ) from err
     return parameters
 
 

@@ -48,7 +48,7 @@ class EvaluationSet:
             arrays |= {f"{index}/{name}": values for name, values in batch.items()}
             if self.targets:
                 arrays[f"targets/{index}"] = self.targets[index]
-        np.savez(path, **arrays)
+        np.savez(path, allow_pickle=False, **arrays)
 
 
 def load_evaluation(path: Path) -> EvaluationSet:

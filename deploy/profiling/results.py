@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from deploy.record import Record
 from trueint8.artifacts import storage_errors, write_atomically
@@ -232,7 +232,7 @@ def read_results(path: Path) -> list[Row]:
             continue
         try:
             rows.append(Row.model_validate(json.loads(line)))
-        except (ValueError, ValidationError) as err:
+        except (ValueError, RecursionError) as err:
             raise DataError(
                 f"{path} line {number} is not a {SCHEMA} row: {str(err).splitlines()[0]}", fix=fix
             ) from err

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ _PATHS = ("calib_data", "golden", "ranges", "ranking", "eval_data", "tokenizer")
 _NAMED: dict[str, Registry] = {"calib": ESTIMATORS, "quantizer": QUANTIZERS, "engine": ENGINES}
 _ID_LENGTH = 12
 _LONGEST_NAME = 100
+MOST_CELLS = 10_000
 
 Combination = tuple[Model, Values]
 """A model, and axis names to values."""
@@ -126,6 +128,9 @@ class _Table:
 
     def combinations(self) -> Iterator[Combination]:
         """Yield the product, less what is excluded, and then what is included."""
+        count = len(self._study.models) * prod(map(len, self._axes.values()))
+        if count > MOST_CELLS:
+            raise self._error(f"the axes make {count} cells", f"make at most {MOST_CELLS}")
         excluded = [self._chosen(table, "exclude", self._axes) for table in self._study.exclude]
         for model in self._study.models:
             for chosen in itertools.product(*self._axes.values()):

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from deploy.record import Record
 from trueint8.errors import ConfigError
+from trueint8.plain_files import read_yaml
 from trueint8.registry import did_you_mean
 
 Values = dict[str, Any]
@@ -54,14 +55,9 @@ def read_study(path: Path) -> StudyFile:
     Raises:
         ConfigError: If the file is missing, not YAML, or holds a key or value it may not.
     """
-    import yaml
-
     if not path.is_file():
         raise ConfigError(f"no study at {path}", fix="`deploy study --help` shows one")
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path} is not valid YAML: {err}", fix="correct the file") from err
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(
             f"{path} holds no table", fix="write keys such as `axes: {calib: [minmax, mse]}`"

@@ -227,7 +227,7 @@ def test_a_recipe_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             "sequence=64 is longer than the model's 32 positions",
         ),
         "field": ("arch: bert\nsteps_: 3\n", (), "a recipe has no field 'steps_'"),
-        "yaml": ("arch: [\n", (), "is not YAML"),
+        "yaml": ("arch: [\n", (), "is not valid YAML"),
     }
     (tmp_path / "text.txt").write_text("\n".join(prose(400, 3)) + "\n")
     for name, (text, more, message) in recipes.items():
