@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from deploy.building import build_bundle
 from deploy.bundle import Bundle, open_bundle
-from deploy.commands.build import BuildOptions
 from deploy.compatibility import check_engine, missing_here
 from deploy.hardware import default_threads
-from deploy.planning import plan_from_options
-from deploy.profiling.measurement import ProfileRequest, measure
-from deploy.profiling.results import Row, read_results
-from deploy.reporting.page import Format, write_report
 from deploy.sessions import Configuration, Precision, Session, int8_configuration
 from trueint8.errors import ConfigError, RunError
 from trueint8.progress import Progress, Silence
+
+if TYPE_CHECKING:
+    from deploy.profiling.results import Row
+    from deploy.reporting.page import Format
+
+# each function imports what it alone needs: `load` is what a service waits for when it starts
 
 
 def build(
@@ -46,6 +46,10 @@ def build(
     Raises:
         TrueInt8Error: One of its subclasses, each with the fix.
     """
+    from deploy.building import build_bundle
+    from deploy.commands.build import BuildOptions
+    from deploy.planning import plan_from_options
+
     given = {"model": model, "calib_data": calib_data, "out": out}
     texts: dict[str, Any] = {k: str(v) for k, v in given.items() if v is not None}
     plan = plan_from_options(BuildOptions(int8=True, **texts, **options))
@@ -124,6 +128,7 @@ def profile(
     Returns:
         One row per configuration, raw samples included.
     """
+    from deploy.profiling.measurement import ProfileRequest, measure
     from deploy.profiling.results import write_results
 
     request = ProfileRequest([Path(b) for b in bundles], Path(data), **options)
@@ -141,6 +146,9 @@ def report(
     Returns:
         The file's path.
     """
+    from deploy.profiling.results import read_results
+    from deploy.reporting.page import write_report
+
     rows = read_results(Path(results)) if isinstance(results, str | Path) else list(results)
     write_report(rows, Path(out), format=format)
     return Path(out)
