@@ -84,13 +84,36 @@ def load(
         ConfigError: If the engine has no such graph or precision.
     """
     bundle = open_bundle(Path(path))
+    name = engine_name(bundle, engine)
+    return open_engine(bundle, name, graph=graph, precision=precision, threads=threads)
+
+
+def engine_name(bundle: Bundle, wanted: str | None) -> str:
+    """Return the engine that is asked for, or the bundle's first that runs here.
+
+    Raises:
+        RunError: If the bundle holds none such.
+    """
     held = bundle.manifest.engines
-    name = engine or next((n for n in held if not missing_here(n)), None)
+    name = wanted or next((n for n in held if not missing_here(n)), None)
     if name is None or name not in held:
         raise RunError(
-            f"{path} holds no engine {name or 'that runs here'}; it holds: {', '.join(held)}",
+            f"{bundle.path} holds no engine {name or 'that runs here'}; "
+            f"it holds: {', '.join(held)}",
             fix="build with --engine openvino or onnxruntime",
         )
+    return name
+
+
+def open_engine(
+    bundle: Bundle,
+    name: str,
+    *,
+    graph: Literal["int8", "float"],
+    precision: Precision | None,
+    threads: int | None,
+) -> Session:
+    """Open an engine of a verified bundle, as :func:`load` does."""
     chosen = check_engine(bundle, name)
     usual = int8_configuration(chosen) if graph == "int8" else Configuration(graph, "fp32")
     precisions = list(dict.fromkeys(c.rest for c in chosen.floats()))

@@ -98,7 +98,7 @@ def run(options: ServeOptions) -> None:
 def _service(options: ServeOptions) -> Service:
     from typing import cast
 
-    from deploy.api import load
+    from deploy.api import engine_name, open_engine
     from deploy.bundle import open_bundle
     from deploy.serving.model import serve_model
     from deploy.serving.service import Service, ServiceLimits
@@ -110,9 +110,9 @@ def _service(options: ServeOptions) -> Service:
     bundle = open_bundle(Path(options.bundle))
     token = _token(options.token_file)
     name = _name(options.name, bundle.manifest.model.name)
-    session = load(
-        options.bundle,
-        engine=options.engine,
+    session = open_engine(
+        bundle,
+        engine_name(bundle, options.engine),
         graph="float" if options.graph == "float" else "int8",
         precision=cast("Precision | None", options.precision),
         threads=options.threads,
