@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.bundle import Bundle, open_bundle
 from deploy.compatibility import check_engine, missing_here
+from deploy.engines import ENGINES
 from deploy.hardware import default_threads
-from deploy.sessions import Configuration, Precision, Session, int8_configuration
+from deploy.sessions import Configuration, Engine, Precision, Session, int8_configuration
 from trueint8.errors import ConfigError, RunError
 from trueint8.progress import Progress, Silence
 
@@ -85,7 +86,7 @@ def load(
     """
     bundle = open_bundle(Path(path))
     name = engine_name(bundle, engine)
-    return open_engine(bundle, name, graph=graph, precision=precision, threads=threads)
+    return open_engine(bundle, name, configuration_of(bundle, name, graph, precision), threads)
 
 
 def engine_name(bundle: Bundle, wanted: str | None) -> str:
@@ -105,17 +106,17 @@ def engine_name(bundle: Bundle, wanted: str | None) -> str:
     return name
 
 
-def open_engine(
-    bundle: Bundle,
-    name: str,
-    *,
-    graph: Literal["int8", "float"],
-    precision: Precision | None,
-    threads: int | None,
-) -> Session:
-    """Open an engine of a verified bundle, as :func:`load` does."""
+def configuration_of(
+    bundle: Bundle, name: str, graph: str, precision: Precision | None
+) -> Configuration:
+    """Return what :func:`load` opens.
+
+    Raises:
+        RunError: If the engine's files do not fit this machine.
+        ConfigError: If the engine has no such graph or precision.
+    """
     chosen = check_engine(bundle, name)
-    usual = int8_configuration(chosen) if graph == "int8" else Configuration(graph, "fp32")
+    usual = int8_configuration(chosen) if graph == "int8" else Configuration("float", "fp32")
     precisions = list(dict.fromkeys(c.rest for c in chosen.floats()))
     known = precision is None or precision in precisions
     if graph not in ("int8", "float") or usual is None or not known:
@@ -124,8 +125,15 @@ def open_engine(
             f"{name} has no {graph!r} graph with precision {precision!r}",
             fix=f"graph: {graphs}; precision: {', '.join(precisions)}",
         )
-    configuration = replace(usual, rest=precision or usual.rest)
-    whole = graph == "float" and not chosen.runs_checkpoint
+    return replace(usual, rest=precision or usual.rest)
+
+
+def open_engine(
+    bundle: Bundle, name: str, configuration: Configuration, threads: int | None
+) -> Session:
+    """Open an engine of a verified bundle, of which :func:`configuration_of` has said how."""
+    chosen: Engine = ENGINES.load(name)
+    whole = configuration.graph == "float" and not chosen.runs_checkpoint
     target = bundle.float_graph if whole else bundle.engine_folder(name)
     return chosen.open(target, configuration, bundle.running(name, threads or default_threads()))
 

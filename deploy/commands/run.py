@@ -100,7 +100,7 @@ def _files(options: RunOptions) -> tuple[Path, Path]:
 def _opened(options: RunOptions, source: Path, out: Path) -> tuple[Session, Interpreter, Job]:
     from typing import cast
 
-    from deploy.api import engine_name, open_engine
+    from deploy.api import configuration_of, engine_name, open_engine
     from deploy.bulk.job import Job
     from deploy.bulk.questions import Interpreter
     from deploy.bulk.state import Asked
@@ -112,20 +112,16 @@ def _opened(options: RunOptions, source: Path, out: Path) -> tuple[Session, Inte
     assert options.bundle is not None
     bundle = open_bundle(Path(options.bundle))
     name = engine_name(bundle, options.engine)
-    session = open_engine(
-        bundle,
-        name,
-        graph="float" if options.graph == "float" else "int8",
-        precision=cast("Precision | None", options.precision),
-        threads=options.threads,
-    )
+    precision = cast("Precision | None", options.precision)
+    configuration = configuration_of(bundle, name, options.graph, precision)
+    session = open_engine(bundle, name, configuration, options.threads)
     model = serve_model(bundle, session, max_batch=None, max_tokens=None)
     plain = source.suffix == ".txt"
     interpreter = Interpreter(model, text_model(bundle, model), plain, options.truncate)
     asked = Asked(
         bundle_sha256=bundle.sha256,
         engine=name,
-        configuration=f"{options.graph} {options.precision or ''}".rstrip(),
+        configuration=f"{configuration.graph} {configuration.rest}",
         batch_rows=min(options.batch_size, model.most_rows) if model.batches else 1,
         truncate=options.truncate,
         plain=plain,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_a_killed_job_goes_on_and_writes_what_an_undisturbed_one_does(
     before = 0
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = start("run", classifier.path, source, "-o", out)
-        until(lambda least=before: _rows(state) > least, process)
+        until(partial(_more_rows, state, before), process)
         process.send_signal(number)
         process.communicate()
         before = _rows(state)
@@ -171,6 +172,10 @@ def test_a_killed_job_goes_on_and_writes_what_an_undisturbed_one_does(
     assert f"9000 rows, {before} of them by an earlier run" in ended.out
     assert out.read_bytes() == whole.read_bytes()
     assert not state.exists() and not part.exists()
+
+
+def _more_rows(state: Path, before: int) -> bool:
+    return _rows(state) > before
 
 
 def _rows(state: Path) -> int:
