@@ -41,7 +41,8 @@ def counters_from_text(text: str, model: str) -> Counters | None:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.labels.get("model", model) == model:
-                    sums[sample.name] += sample.value
+                    # the parser adds the ending to counters that lack it, as Triton's do
+                    sums[sample.name.removesuffix("_total")] += sample.value
     except ValueError:
         return None
     if "trueint8_batch_rows_count" in sums:

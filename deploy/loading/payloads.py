@@ -18,8 +18,8 @@ from deploy.serving.protocol import HEADER_LENGTH
 from deploy.serving.tensors import DATATYPES, array_from_json, bytes_of
 from trueint8.errors import ConfigError, DataError
 
-MOST = 256
-"""Different bodies of one test; they are sent in turn."""
+DRAWN, MOST = 32, 256
+"""Different bodies of one test, drawn and of a file; they are sent in turn."""
 
 DRAWN_IDS = 100
 """Token ids are drawn below this: every vocabulary has so many, and the cost is the same."""
@@ -67,7 +67,7 @@ def payloads_for(inputs: Sequence[Mapping[str, Any]], asked: Asked) -> list[Payl
     """
     if asked.data is not None:
         return [_payload(arrays) for arrays in _read(asked.data, inputs)]
-    return [_payload(_drawn(inputs, asked, asked.seed + n)) for n in range(MOST // 8)]
+    return [_payload(_drawn(inputs, asked, asked.seed + n)) for n in range(DRAWN)]
 
 
 def _payload(arrays: Mapping[str, np.ndarray]) -> Payload:
