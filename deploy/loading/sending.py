@@ -70,7 +70,7 @@ async def send_round(
     """
     start = time.perf_counter() + _HEAD_START_S
     lags = np.zeros(len(due_s))
-    latencies = np.full(len(due_s), timeout_s)
+    latencies = np.full(len(due_s), float(timeout_s))
     statuses: Counter[int] = Counter()
 
     async def ask(index: int) -> None:
