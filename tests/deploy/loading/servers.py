@@ -24,7 +24,7 @@ async def answering(answer: Answer) -> AsyncIterator[Endpoint]:
     """Serve one function under the path of inference."""
     app = web.Application()
     app.router.add_post("/v2/models/m/infer", answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

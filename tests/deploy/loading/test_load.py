@@ -149,4 +149,4 @@ def test_the_chart_is_valid_and_repeats_the_table() -> None:
     table, pairs = section.tables
     assert len(table.rows) == 6
     assert pairs.rows[0][2].text.startswith("between 1.00 and ")
-    assert len(section.warnings) == len([r for r in rows if r.lag_p99_ms > r.rate_per_s / 10])
+    assert len(section.warnings) == 5, "all but the slowest: 9 ms is not a tenth of 160 ms"
