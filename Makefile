@@ -6,7 +6,7 @@
 .PHONY: demo test lint schema clean
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= cpu,nncf,tensorrt-rtx,export,train,report,serve,test
+EXTRAS ?= cpu,nncf,tensorrt-rtx,export,train,report,serve,load,test
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/deploy demo

@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from export.attentions import Attention
-from export.matmuls import MatMul
 from trueint8.errors import ConfigError
 from trueint8.registry import did_you_mean
+
+if TYPE_CHECKING:  # whoever only runs an engine needs Rules and no library of graphs
+    from export.attentions import Attention
+    from export.matmuls import MatMul
 
 HEAD_REASON = "language-model head, kept in float (--quantize-head quantizes it)"
 ATTENTION_REASON = "both operands are activations, and they belong to no attention known here"

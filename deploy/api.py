@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from deploy.building import build_bundle
 from deploy.bundle import Bundle, open_bundle
-from deploy.commands.build import BuildOptions
 from deploy.compatibility import check_engine, missing_here
+from deploy.engines import ENGINES
 from deploy.hardware import default_threads
-from deploy.planning import plan_from_options
-from deploy.profiling.measurement import ProfileRequest, measure
-from deploy.profiling.results import Row, read_results
-from deploy.reporting.page import Format, write_report
-from deploy.sessions import Configuration, Precision, Session, int8_configuration
+from deploy.sessions import Configuration, Engine, Precision, Session, int8_configuration
 from trueint8.errors import ConfigError, RunError
 from trueint8.progress import Progress, Silence
+
+if TYPE_CHECKING:
+    from deploy.profiling.results import Row
+    from deploy.reporting.page import Format
+
+# each function imports what it alone needs: `load` is what a service waits for when it starts
 
 
 def build(
@@ -46,6 +47,10 @@ def build(
     Raises:
         TrueInt8Error: One of its subclasses, each with the fix.
     """
+    from deploy.building import build_bundle
+    from deploy.commands.build import BuildOptions
+    from deploy.planning import plan_from_options
+
     given = {"model": model, "calib_data": calib_data, "out": out}
     texts: dict[str, Any] = {k: str(v) for k, v in given.items() if v is not None}
     plan = plan_from_options(BuildOptions(int8=True, **texts, **options))
@@ -84,15 +89,38 @@ def load(
     """
     public = Path(require_signature) if require_signature is not None else None
     bundle = open_bundle(Path(path), require_signature=public)
+    name = engine_name(bundle, engine)
+    return open_engine(bundle, name, configuration_of(bundle, name, graph, precision), threads)
+
+
+def engine_name(bundle: Bundle, wanted: str | None) -> str:
+    """Return the engine that is asked for, or the bundle's first that runs here.
+
+    Raises:
+        RunError: If the bundle holds none such.
+    """
     held = bundle.manifest.engines
-    name = engine or next((n for n in held if not missing_here(n)), None)
+    name = wanted or next((n for n in held if not missing_here(n)), None)
     if name is None or name not in held:
         raise RunError(
-            f"{path} holds no engine {name or 'that runs here'}; it holds: {', '.join(held)}",
+            f"{bundle.path} holds no engine {name or 'that runs here'}; "
+            f"it holds: {', '.join(held)}",
             fix="build with --engine openvino or onnxruntime",
         )
+    return name
+
+
+def configuration_of(
+    bundle: Bundle, name: str, graph: str, precision: Precision | None
+) -> Configuration:
+    """Return what :func:`load` opens.
+
+    Raises:
+        RunError: If the engine's files do not fit this machine.
+        ConfigError: If the engine has no such graph or precision.
+    """
     chosen = check_engine(bundle, name)
-    usual = int8_configuration(chosen) if graph == "int8" else Configuration(graph, "fp32")
+    usual = int8_configuration(chosen) if graph == "int8" else Configuration("float", "fp32")
     precisions = list(dict.fromkeys(c.rest for c in chosen.floats()))
     known = precision is None or precision in precisions
     if graph not in ("int8", "float") or usual is None or not known:
@@ -101,8 +129,15 @@ def load(
             f"{name} has no {graph!r} graph with precision {precision!r}",
             fix=f"graph: {graphs}; precision: {', '.join(precisions)}",
         )
-    configuration = replace(usual, rest=precision or usual.rest)
-    whole = graph == "float" and not chosen.runs_checkpoint
+    return replace(usual, rest=precision or usual.rest)
+
+
+def open_engine(
+    bundle: Bundle, name: str, configuration: Configuration, threads: int | None
+) -> Session:
+    """Open an engine of a verified bundle, of which :func:`configuration_of` has said how."""
+    chosen: Engine = ENGINES.load(name)
+    whole = configuration.graph == "float" and not chosen.runs_checkpoint
     target = bundle.float_graph if whole else bundle.engine_folder(name)
     return chosen.open(target, configuration, bundle.running(name, threads or default_threads()))
 
@@ -128,6 +163,7 @@ def profile(
     Returns:
         One row per configuration, raw samples included.
     """
+    from deploy.profiling.measurement import ProfileRequest, measure
     from deploy.profiling.results import write_results
 
     request = ProfileRequest([Path(b) for b in bundles], Path(data), **options)
@@ -145,6 +181,9 @@ def report(
     Returns:
         The file's path.
     """
+    from deploy.profiling.results import read_results
+    from deploy.reporting.page import write_report
+
     rows = read_results(Path(results)) if isinstance(results, str | Path) else list(results)
     write_report(rows, Path(out), format=format)
     return Path(out)

@@ -128,7 +128,11 @@ VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 class Session(Protocol):
-    """A loaded engine; a context manager."""
+    """A loaded engine; a context manager.
+
+    Any number of threads may call :meth:`run` at a time, and other threads of Python go on while
+    the engine computes. What the engine can run one at a time only, it queues.
+    """
 
     inputs: list[GraphInput]
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from deploy.options import argument, command_from_options, option
+
+if TYPE_CHECKING:
+    from deploy.profiling.results import Row
+    from deploy.reporting.document import Section
 
 HELP = """Write a report from a results file: HTML that links to nothing outside it, Markdown for
 a pull request, or JSON by the schema under docs/schema.
@@ -18,6 +22,7 @@ Examples:
   deploy report results.jsonl -o report.html
   deploy report results.jsonl -o report.html --title "BERT-base on Xeon"
   deploy report results.jsonl --format md -o report.md --strict
+  deploy report results.jsonl --load load.jsonl -o report.html
 """
 
 FORMATS = ("html", "md", "json")
@@ -32,6 +37,7 @@ class ReportOptions:
     format: Literal["html", "md", "json"] = option(
         "html", type=click.Choice(FORMATS), help="What to write."
     )
+    load: str | None = option(help="Rows of `deploy load`, for a section of the HTML.")
     title: str | None = option(help="Heading.  [default: the models' names]")
     strict: bool = option(False, type=bool, help="Exit with 12 if a gate finds anything.")
     force: bool = option(False, type=bool, help="Replace a file that is no such report.")
@@ -48,11 +54,27 @@ def run(options: ReportOptions) -> None:
     check_writable(out)
     _check_target(results, out, options)
     rows = read_results(results)
-    write_report(rows, out, title=options.title, format=options.format)
+    more = _load_section(options, rows)
+    write_report(rows, out, title=options.title, format=options.format, more=more)
     if not options.quiet:
         click.echo(f"{out}: {len(rows)} rows")
     if options.strict:
         require_none(check_rows(rows))
+
+
+def _load_section(options: ReportOptions, rows: list[Row]) -> list[tuple[str, Section]]:
+    from trueint8.errors import ConfigError
+
+    if options.load is None:
+        return []
+    if options.format != "html":
+        raise ConfigError(
+            f"--load has no place in a {options.format} report", fix="pass --format html"
+        )
+    from deploy.loading.rows import read_load
+    from deploy.reporting.load_section import load_section
+
+    return [("load", load_section(read_load(Path(options.load)), rows))]
 
 
 def _check_target(results: Path, out: Path, options: ReportOptions) -> None:

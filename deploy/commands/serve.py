@@ -98,25 +98,23 @@ def run(options: ServeOptions) -> None:
 def _service(options: ServeOptions) -> Service:
     from typing import cast
 
-    from deploy.api import load
+    from deploy.api import configuration_of, engine_name, open_engine
     from deploy.bundle import open_bundle
     from deploy.serving.model import serve_model
     from deploy.serving.service import Service, ServiceLimits
     from deploy.serving.text import text_model
+    from deploy.serving.token import read_token
     from deploy.sessions import Precision
     from trueint8.errors import ConfigError
 
     assert options.bundle is not None
     bundle = open_bundle(Path(options.bundle))
-    token = _token(options.token_file)
+    token = read_token(options.token_file)
     name = _name(options.name, bundle.manifest.model.name)
-    session = load(
-        options.bundle,
-        engine=options.engine,
-        graph="float" if options.graph == "float" else "int8",
-        precision=cast("Precision | None", options.precision),
-        threads=options.threads,
-    )
+    engine = engine_name(bundle, options.engine)
+    precision = cast("Precision | None", options.precision)
+    configuration = configuration_of(bundle, engine, options.graph, precision)
+    session = open_engine(bundle, engine, configuration, options.threads)
     model = serve_model(bundle, session, max_batch=options.max_batch, max_tokens=options.max_tokens)
     if options.max_queue < model.most_rows:
         raise ConfigError(
@@ -130,7 +128,14 @@ def _service(options: ServeOptions) -> Service:
         request_bytes=options.max_request_kib * 1024,
     )
     texts = None if options.no_text else text_model(bundle, model)
-    return Service(name, model, texts, limits, token)
+    about = {
+        "bundle": bundle.path.resolve().name,
+        "bundle_sha256": bundle.sha256,
+        "engine": engine,
+        "graph": configuration.graph,
+        "rest": configuration.rest,
+    }
+    return Service(name, model, texts, limits, token, about)
 
 
 def _name(given: str | None, usual: str) -> str:
@@ -144,25 +149,6 @@ def _name(given: str | None, usual: str) -> str:
             f"--name {name!r} cannot be part of a URL", fix="use letters, digits, dot, - and _"
         )
     return name
-
-
-def _token(file: str | None) -> bytes | None:
-    from trueint8.errors import ConfigError
-
-    if file is None:
-        return None
-    try:
-        token = Path(file).read_bytes().strip()
-    except OSError as err:
-        raise ConfigError(
-            f"--token-file {file}: {err.strerror}", fix="pass a file that can be read"
-        ) from err
-    if not token or not all(33 <= byte < 127 for byte in token):
-        raise ConfigError(
-            f"--token-file {file} holds no token of printable ASCII characters",
-            fix="python -c 'import secrets; print(secrets.token_urlsafe())' > token.txt",
-        )
-    return token
 
 
 COMMAND = command_from_options(ServeOptions, run, help=HELP)

@@ -19,7 +19,6 @@ from calib.placement import Rules
 from deploy.drawn_inputs import blank_inputs
 from deploy.engine_options import EngineOptions
 from deploy.kernels import Kernel
-from deploy.optimized_graph import executed_of, kernels_of, times_of
 from deploy.sessions import (
     VNNI,
     BuildRequest,
@@ -29,9 +28,10 @@ from deploy.sessions import (
     Running,
     check_inputs,
 )
-from export.onnx_file import external_files, load_clean, save_model
-from export.passes.unsigned_activations import UnsignedActivations
 from trueint8.errors import BuildError, MissingDependency, RunError
+
+# what reads and writes graphs is imported where it is used: a session needs none of it, and it
+# takes several times as long to import as ONNX Runtime
 
 FILE = "model.onnx"
 
@@ -175,6 +175,8 @@ class OnnxRuntimeSession:
 
     def kernel_times(self) -> dict[str, float]:
         """Return the mean over all runs but the first; runs after this are not timed."""
+        from deploy.optimized_graph import times_of
+
         return times_of(self.profile())
 
     def profile(self) -> Path:
@@ -220,6 +222,8 @@ def write_optimized(source: Path, out: Path, without: Sequence[str], provider: s
         RunError: If the provider cannot be initialized.
         BuildError: If ONNX Runtime refuses the graph.
     """
+    from export.onnx_file import external_files
+
     library = _library()
     options = _options(library, 0, provider)
     options.optimized_model_filepath = str(out)
@@ -276,6 +280,9 @@ class OnnxRuntime:
 
         Providers on GPUs get the Q/DQ graph as it is, and optimize it when it is loaded.
         """
+        from export.onnx_file import load_clean, save_model
+        from export.passes.unsigned_activations import UnsignedActivations
+
         out, provider = request.folder / FILE, request.options.provider
         _check_provider(_library(), provider)
         if provider != "cpu":
@@ -304,6 +311,8 @@ class OnnxRuntime:
         That run is what tells the types of float operands, and the bytes that nodes move. Of the
         TensorRT provider nothing is returned: its kernels are hidden inside one node.
         """
+        from deploy.optimized_graph import executed_of, kernels_of
+
         provider = running.options.provider
         if provider == "tensorrt":
             return []

@@ -46,7 +46,8 @@ def _library() -> Any:
 class OpenVinoSession:
     """A compiled model and its infer requests: one, or one per stream with the throughput hint.
 
-    With several, a batch is cut into as many parts, which run at the same time.
+    With several, a batch is cut into as many parts, which run at the same time. A request runs one
+    batch at a time, so threads that run at the same time have requests of their own.
     """
 
     def __init__(self, path: Path, rest: Precision, running: Running) -> None:
@@ -63,7 +64,8 @@ class OpenVinoSession:
             )
             for i in self._compiled.inputs
         ]
-        self._requests = [self._compiled.create_infer_request() for _ in range(self._streams())]
+        self._count = self._streams()
+        self._idle = [self._create_requests()]
 
     def _streams(self) -> int:
         """Return how many requests run at a time: one where the batch is fixed or profiled."""
@@ -72,11 +74,23 @@ class OpenVinoSession:
             return 1
         return int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
+    def _create_requests(self) -> list[Any]:
+        return [self._compiled.create_infer_request() for _ in range(self._count)]
+
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch; outputs are copies."""
         check_inputs(self.inputs, arrays)
-        parts = _parts({i.name: arrays[i.name] for i in self.inputs}, len(self._requests))
-        used = list(zip(self._requests, parts, strict=False))
+        try:
+            requests = self._idle.pop()  # one step, so no two threads get the same
+        except IndexError:
+            requests = self._create_requests()
+        outputs = self._run(requests, arrays)
+        self._idle.append(requests)  # those that failed are not used again
+        return outputs
+
+    def _run(self, requests: list[Any], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        parts = _parts({i.name: arrays[i.name] for i in self.inputs}, len(requests))
+        used = list(zip(requests, parts, strict=False))
         try:
             for request, part in used:
                 request.start_async(part)
@@ -104,7 +118,7 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """Drop the requests and the compiled model."""
-        self._requests, self._compiled = [], None
+        self._idle, self._compiled = [], None
 
     def __enter__(self) -> OpenVinoSession:
         return self

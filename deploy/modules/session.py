@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ _DTYPE: dict[Precision, Any] = {
     "fp16": torch.float16,
 }
 _sessions = itertools.count()
+_ONE_AT_A_TIME = threading.Lock()
+"""For runs of all sessions: the settings they change are those of the process."""
 
 
 def device() -> torch.device:
@@ -113,6 +116,10 @@ class TorchSession:
         return result, executed(trace.events(), weights_of(self._model.model))
 
     def _run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with _ONE_AT_A_TIME:
+            return self._run_alone(arrays)
+
+    def _run_alone(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if torch.get_num_threads() != self._running.threads:
             torch.set_num_threads(self._running.threads)
         config = torch._inductor.config.patch({"cpp.enable_kernel_profile": self._running.profiled})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ class PlanSession:
         self._scratch = DeviceBuffer(device)
         self.device_ns = 0
         self._runs = 0
+        self._lock = threading.Lock()  # buffers and stream are those of one run at a time
         self._profiler = _profiler(library) if running.profiled else None
         options = running.options
         graphs = options.cuda_graph and device.captures and not running.profiled
@@ -119,7 +121,7 @@ class PlanSession:
         """Run one batch; outputs are copies, floats of any width as float32."""
         check_inputs(self.inputs, arrays)
         self._check_bounds(arrays)
-        with self._device.current(), log_lines(self._library) as lines:
+        with self._lock, self._device.current(), log_lines(self._library) as lines:
             prepared = self._prepare(arrays, lines)
             for item in self.inputs:
                 array, buffer = arrays[item.name], self._buffers[item.name]
@@ -136,8 +138,8 @@ class PlanSession:
             self.device_ns = round(elapsed_ms * _NS_PER_MS)
             if self._captures and prepared.graph is None:
                 self._capture(prepared, lines)
-        self._runs += 1
-        return {name: _copied(host) for name, host in hosts.items()}
+            self._runs += 1
+            return {name: _copied(host) for name, host in hosts.items()}
 
     def _check_bounds(self, arrays: Mapping[str, np.ndarray]) -> None:
         for name, (least, most) in self._bounds.items():

@@ -35,7 +35,12 @@ _REQUIRED = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-p
 
 
 def write_report(
-    rows: Sequence[Row], path: Path, *, title: str | None = None, format: Format = "html"
+    rows: Sequence[Row],
+    path: Path,
+    *,
+    title: str | None = None,
+    format: Format = "html",
+    more: Sequence[tuple[str, Section]] = (),
 ) -> None:
     """Write a report of the rows of a results file; as HTML one page that loads nothing else.
 
@@ -47,6 +52,7 @@ def write_report(
         path: The file to write, whole or not at all.
         title: Heading; the models' names unless given.
         format: HTML, Markdown for a pull request, or JSON by :mod:`.published`.
+        more: Named sections of other files than the rows', which HTML has too.
 
     Raises:
         DataError: If there are no rows, or rows that ran side by side do not pair.
@@ -61,7 +67,8 @@ def write_report(
     if format == "html":
         _require_extra()
     try:
-        write_atomically(path, _WRITERS[format](rows, title))
+        html = format == "html"
+        write_atomically(path, _html(rows, title, more) if html else _WRITERS[format](rows, title))
     except ValueError as err:
         raise DataError(
             f"rows of one session cannot be compared: {err}", fix="run `deploy profile` again"
@@ -82,11 +89,11 @@ def _json(rows: Sequence[Row], title: str) -> str:
     return json_report(report_document(rows, title))
 
 
-def _html(rows: Sequence[Row], title: str) -> str:
+def _html(rows: Sequence[Row], title: str, more: Sequence[tuple[str, Section]]) -> str:
     import jinja2
 
     comparisons = summarize(rows)
-    sections = _sections(rows, comparisons)
+    sections = _sections(rows, comparisons, more)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -110,10 +117,12 @@ def _html(rows: Sequence[Row], title: str) -> str:
     )
 
 
-def _sections(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[tuple[str, Section]]:
+def _sections(
+    rows: Sequence[Row], comparisons: Sequence[Comparison], more: Sequence[tuple[str, Section]]
+) -> list[tuple[str, Section]]:
     """Return what every section makes of the rows, in order; some have nothing to say."""
     made = [(name, SECTIONS.load(name)(rows, comparisons)) for name in SECTIONS.names()]
-    found = [(name, section) for name, section in made if section is not None]
+    found = [*((name, section) for name, section in made if section is not None), *more]
     return sorted(found, key=lambda named: (named[1].order, named[0]))
 
 
@@ -156,7 +165,6 @@ def _drawing_script() -> Any:
 
 
 _WRITERS: dict[Format, Callable[[Sequence[Row], str], str]] = {
-    "html": _html,
     "md": markdown_report,
     "json": _json,
 }

@@ -72,6 +72,11 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def server() -> dict[str, Any]:
         return {"name": "trueint8", "version": __version__, "extensions": list(EXTENSIONS)}
 
+    @app.post("/v2/repository/index", summary="The models", **guarded)
+    async def index() -> list[dict[str, str]]:
+        state = "UNAVAILABLE" if service.draining else "READY"
+        return [{"name": n, "version": VERSION, "state": state} for n in service.names]
+
     @app.get("/metrics", summary="Prometheus metrics", **(guarded | {"responses": TEXT}))
     async def scrape() -> Response:
         return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)

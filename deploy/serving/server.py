@@ -59,20 +59,28 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._told = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; not recorded as captured, so that a drained server exits with 0."""
+        """Have the next tick drain; not recorded as captured, so that it ends with 0."""
         del frame
-        if self._service.draining:
+        if self._told:
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
-        self._service.draining = True
+        self._told = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Refuse connections as soon as the server drains, and stop once the grace is over."""
-        if self._service.draining and not self.should_exit:
+        """Once told, refuse connections, then drain, and stop when the grace is over.
+
+        In this order: answers of a draining server close their connections, so clients would
+        connect again, and a socket that is closed resets those who wait in its queue.
+        """
+        if self._told and not self.should_exit:
+            for _ in range(2):  # accepts who waits there now
+                await asyncio.sleep(0)
             for server in self.servers:
                 server.close()
+            self._service.draining = True
             await asyncio.sleep(GRACE_S)
             self.should_exit = True
         return await super().on_tick(counter)

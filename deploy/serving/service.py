@@ -56,6 +56,7 @@ class Service:
         text: None where the bundle can take no text.
         limits: Of requests.
         token: What clients must present; None if anyone may ask.
+        about: What is served: bundle, engine, graph and precision; part of the metadata.
         draining: Whether the server is about to stop.
         inside: Requests that were let in and are not answered yet.
     """
@@ -65,6 +66,7 @@ class Service:
     text: TextModel | None
     limits: ServiceLimits
     token: bytes | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
     draining: bool = False
     inside: int = 0
     metrics: Metrics = field(init=False)
@@ -110,6 +112,7 @@ class Service:
             "platform": PLATFORM,
             "inputs": [i.to_plain() for i in inputs],
             "outputs": [o.to_plain() for o in self._outputs(texts)],
+            "parameters": dict(self.about),
         }
         if texts is not None and texts.labels:
             found["outputs"][0]["parameters"] = {"labels": ",".join(texts.labels)}

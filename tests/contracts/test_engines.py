@@ -7,7 +7,9 @@ import io
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -183,6 +185,27 @@ def test_runs_of_other_shapes_and_repeated_runs_agree(built: Built, session: Any
     part = _output(session, {name: array[cut] for name, array in feeds.items()})
     np.testing.assert_allclose(part, whole[cut], rtol=1e-3, atol=1e-3 * np.abs(whole).max())
     np.testing.assert_array_equal(whole, again)
+
+
+def test_threads_get_the_answers_that_one_gets(built: Built, session: Any) -> None:
+    feeds = built.subject.feeds
+    name = next(iter(feeds))
+    rows = [{n: a[[row % len(a)]] for n, a in feeds.items()} for row in range(8)]
+    inputs = [feeds, *rows] * 3
+    expected = [_output(session, one) for one in inputs]
+    start = threading.Barrier(4)
+
+    def run(shift: int) -> list[np.ndarray]:
+        start.wait(60)
+        return [_output(session, inputs[(n + shift) % len(inputs)]) for n in range(len(inputs))]
+
+    with ThreadPoolExecutor(4) as pool:
+        for shift, found in enumerate(pool.map(run, range(4))):
+            for n, answer in enumerate(found):
+                np.testing.assert_array_equal(answer, expected[(n + shift) % len(inputs)])
+    with pytest.raises(RunError):
+        session.run({name: feeds[name][0]})
+    np.testing.assert_array_equal(_output(session, feeds), expected[0])
 
 
 def test_the_session_tells_its_inputs(built: Built, session: Any) -> None:

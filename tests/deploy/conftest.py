@@ -130,3 +130,25 @@ def planted(made: Path, planted_onnx: Path, arrays: Path) -> Bundle:
         out=made / "planted-int8",
         engine="onnxruntime",
     )
+
+
+@pytest.fixture(scope="session")
+def classifier(made: Path, checkpoint: Callable[[str], Path], calibration: Path) -> Bundle:
+    return deploy.build(
+        checkpoint("bert-classes"),
+        calib_data=calibration,
+        out=made / "served-classes",
+        engine="openvino,onnxruntime",
+        **SMALL,
+    )
+
+
+@pytest.fixture(scope="session")
+def encoder(made: Path, checkpoint: Callable[[str], Path], calibration: Path) -> Bundle:
+    return deploy.build(
+        checkpoint("bert-bare"),
+        calib_data=calibration,
+        out=made / "served-bare",
+        engine="onnxruntime",
+        **SMALL,
+    )

@@ -170,12 +170,12 @@ def test_throughput_runs_parts_of_a_batch_side_by_side(
 
     folder = bundle.engine_folder("openvino") / "model.xml"
     with OpenVinoSession(folder, "fp32", Running(2, EngineOptions(hint="throughput"))) as session:
-        assert len(session._requests) > 1
+        assert len(session._idle[0]) > 1
         session.run(inputs)
-        sizes = [r.get_output_tensor(0).shape[0] for r in session._requests[:5]]
+        sizes = [r.get_output_tensor(0).shape[0] for r in session._idle[0][:5]]
         assert sum(sizes) == 5 and max(sizes) - min(sizes) <= 1
     with OpenVinoSession(folder, "fp32", Running(2)) as session:
-        assert len(session._requests) == 1
+        assert len(session._idle[0]) == 1
 
 
 @pytest.mark.parametrize("hint", ["latency", "throughput"])

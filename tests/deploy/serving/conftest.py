@@ -5,42 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-import deploy
 from deploy.bundle import Bundle
-from tests.deploy.conftest import SMALL
 from tests.deploy.running import start
 from tests.deploy.serving.asking import Client
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
-
-
-@pytest.fixture(scope="session")
-def classifier(made: Path, checkpoint: Callable[[str], Path], calibration: Path) -> Bundle:
-    return deploy.build(
-        checkpoint("bert-classes"),
-        calib_data=calibration,
-        out=made / "served-classes",
-        engine="openvino,onnxruntime",
-        **SMALL,
-    )
-
-
-@pytest.fixture(scope="session")
-def encoder(made: Path, checkpoint: Callable[[str], Path], calibration: Path) -> Bundle:
-    return deploy.build(
-        checkpoint("bert-bare"),
-        calib_data=calibration,
-        out=made / "served-bare",
-        engine="onnxruntime",
-        **SMALL,
-    )
 
 
 class Server:

@@ -1,0 +1,154 @@
+"""A load test from its first question to its last row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from deploy.hardware import hardware
+from deploy.loading import perf_analyzer
+from deploy.loading.endpoint import (
+    Endpoint,
+    base_url,
+    check_answers,
+    find_endpoint,
+    triton_config,
+)
+from deploy.loading.figures import sustained
+from deploy.loading.payloads import Asked, payloads_for
+from deploy.loading.ramp import Plan, Target, ramp
+from deploy.loading.rows import LoadRow
+from trueint8.errors import ConfigError, RunError
+from trueint8.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What to load, and with what.
+
+    Attributes:
+        urls: Of servers, the baseline first.
+        model: Of all of them; each one's first unless given.
+        metrics: URLs of counters, one per server; empty for each server's ``/metrics``.
+        headers: Sent with every request.
+        asked: What requests are made of.
+        plan: How load rises.
+        second_opinion: Whether perf_analyzer runs too, where it is on PATH.
+    """
+
+    urls: Sequence[str]
+    model: str | None
+    metrics: Sequence[str]
+    headers: Mapping[str, str]
+    asked: Asked
+    plan: Plan
+    second_opinion: bool
+
+
+async def load_test(
+    request: LoadRequest, progress: Progress, seen: Callable[[LoadRow], None]
+) -> list[LoadRow]:
+    """Load the servers and return a row per server and rate.
+
+    Args:
+        request: What to do.
+        progress: Where progress is shown.
+        seen: Called with each row as it is measured.
+
+    Raises:
+        RunError: If a server does not answer, or refuses the requests.
+        ConfigError: If servers do not take the same inputs.
+    """
+    connector = aiohttp.TCPConnector(limit=0)  # a limit would be a queue of the client's own
+    async with aiohttp.ClientSession(connector=connector) as client:
+        endpoints = await _endpoints(client, request)
+        payloads = payloads_for(endpoints[0].inputs, request.asked)
+        for endpoint in endpoints:
+            await check_answers(client, endpoint, payloads)
+        targets = [Target(endpoint, payloads) for endpoint in endpoints]
+        environment = hardware() | {"same_machine": all(map(_is_loopback, endpoints))}
+        rows: list[LoadRow] = []
+        async for row in ramp(client, targets, request.plan, environment, progress):
+            rows.append(row)
+            seen(row)
+        if request.second_opinion and perf_analyzer.installed():
+            rows = [await _with_opinion(client, row, rows, targets, progress) for row in rows]
+        return rows
+
+
+async def _endpoints(client: aiohttp.ClientSession, request: LoadRequest) -> list[Endpoint]:
+    metrics: Sequence[str | None] = request.metrics or [None] * len(request.urls)
+    if len(metrics) != len(request.urls):
+        raise ConfigError(
+            f"{len(metrics)} --metrics-url for {len(request.urls)} servers", fix="pass one for each"
+        )
+    found = [
+        await find_endpoint(
+            client, base_url(url), model=request.model, metrics=counters, headers=request.headers
+        )
+        for url, counters in zip(request.urls, metrics, strict=True)
+    ]
+    for other in found[1:]:
+        if other.inputs != found[0].inputs:
+            raise ConfigError(
+                f"{other.url} and {found[0].url} do not take the same inputs",
+                fix="compare servers of one model",
+            )
+    return found
+
+
+async def _with_opinion(
+    client: aiohttp.ClientSession,
+    row: LoadRow,
+    rows: Sequence[LoadRow],
+    targets: Sequence[Target],
+    progress: Progress,
+) -> LoadRow:
+    """Ask perf_analyzer at the highest rate that a server sustained."""
+    target = next(t for t in targets if t.endpoint.url == row.url)
+    (own,) = [s for s in sustained(rows) if s.rows[0].url == row.url]
+    if row.rate_per_s != own.held_per_s:
+        return row
+    config = await triton_config(client, target.endpoint)
+    if config is None:
+        progress.say(f"perf_analyzer is not run: {row.url} gives no configuration, as Triton does")
+        return row
+    try:
+        with progress.step("perf_analyzer"):
+            found = perf_analyzer.second_opinion(
+                target.endpoint, target.payloads, row.rate_per_s, config
+            )
+    except RunError as err:
+        progress.say(err.problem)
+        return row
+    return row.model_copy(update={"perf_analyzer": found})
+
+
+def _is_loopback(endpoint: Endpoint) -> bool:
+    host = urlsplit(endpoint.url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def plan_from(values: Mapping[str, float | int]) -> Plan:
+    """Return a plan, refusing values that mean nothing.
+
+    Raises:
+        ConfigError: Naming the field.
+    """
+    least = {"growth": 1.01, "rounds": 3, "seed": 0}
+    for field in dataclasses.fields(Plan):
+        floor = least.get(field.name, 1e-3)
+        if values[field.name] < floor:
+            raise ConfigError(
+                f"{field.name} is {values[field.name]}; expected {floor:g} or more",
+                fix="see `deploy load --help`",
+            )
+    return Plan(**values)  # type: ignore[arg-type]
