@@ -13,7 +13,7 @@ from deploy.options import argument, command_from_options, option, print_json
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deploy.harness.results import TaskRow
+    from deploy.harness.results import ChangeEntry, TaskRow
 
 HELP = """Evaluate causal language models on tasks of lm-evaluation-harness.
 
@@ -120,37 +120,42 @@ def _lines(rows: Sequence[TaskRow]) -> Iterator[str]:
     blocks: dict[tuple[str, str, str], list[TaskRow]] = {}
     for row in rows:
         blocks.setdefault((row.task, row.metric, row.filtered), []).append(row)
-    for (task, metric, filtered), block in blocks.items():
-        through = "" if filtered == "none" else f" ({filtered})"
-        better = {True: ", higher is better", False: ", lower is better", None: ""}
-        shots = f", {block[0].num_fewshot} examples before each" * bool(block[0].num_fewshot)
-        yield (
-            f"{task}: {metric}{through} of {block[0].samples} items"
-            f"{better[block[0].higher_is_better]}{shots}"
-        )
+    for block in blocks.values():
+        yield _heading(block[0])
         for row in block:
             name = f"{row.bundle}@{row.engine}:{row.configuration}"
-            yield f"  {name}: {row.value:.4f} ({row.low:.4f} – {row.high:.4f})  [{row.kind}]"
+            ends = f"{_rounded(row.low)} – {_rounded(row.high)}"
+            yield f"  {name}: {_rounded(row.value)} ({ends})  [{row.kind}]"
             if row.change is not None:
-                yield f"    {_changed(row)}"
+                yield f"    {_changed(row.change, row.samples)}"
     yield "In brackets: 95 % intervals over items; of differences, over the same items."
-    cut = max((row.truncated for row in rows), default=0)
-    if cut:
-        yield f"{cut} contexts were cut on the left to {rows[0].most_tokens} tokens"
 
 
-def _changed(row: TaskRow) -> str:
-    assert row.change is not None
-    found, turned = row.change.difference, row.change.flips
-    text = (
-        f"{found.value:+.4f} ({found.low:+.4f} – {found.high:+.4f}) against {row.change.reference}"
+def _heading(row: TaskRow) -> str:
+    better = {True: ", higher is better", False: ", lower is better", None: ""}
+    through = "" if row.filtered == "none" else f" ({row.filtered})"
+    shots = f", {row.num_fewshot} examples before each" if row.num_fewshot else ""
+    cut = f", {row.truncated} contexts cut to {row.most_tokens} tokens" if row.truncated else ""
+    return (
+        f"{row.task}: {row.metric}{through} of {row.samples} items{better[row.higher_is_better]}"
+        f"{shots}{cut}"
     )
+
+
+def _changed(change: ChangeEntry, samples: int) -> str:
+    found, turned = change.difference, change.flips
+    ends = f"{_rounded(found.low, '+')} – {_rounded(found.high, '+')}"
+    text = f"{_rounded(found.value, '+')} ({ends}) against {change.reference}"
     if turned is None:
         return text
     return (
-        f"{text}; {turned.gained + turned.lost} of {row.samples} answers flip: {turned.gained} "
-        f"turn right, {turned.lost} wrong (McNemar p {turned.p_value:.2f})"
+        f"{text}; {turned.gained + turned.lost} of {samples} answers flip: {turned.gained} turn "
+        f"right, {turned.lost} wrong (McNemar p {turned.p_value:.2g})"
     )
+
+
+def _rounded(value: float, sign: str = "-") -> str:
+    return f"{value:{sign}.4f}" if abs(value) < 1000 else f"{value:{sign}.6g}"
 
 
 COMMAND = command_from_options(LmEvalOptions, run, help=HELP)

@@ -129,7 +129,5 @@ def _tokens_after(tokenizer: Any) -> int:
     """Return how many tokens the tokenizer puts after every text."""
     bare = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a")
-    before = next(
-        i for i in range(len(whole)) if list(whole[i : i + len(bare)]) == list(bare)
-    )
+    before = next(i for i in range(len(whole)) if list(whole[i : i + len(bare)]) == list(bare))
     return len(whole) - before - len(bare)

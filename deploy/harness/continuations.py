@@ -65,7 +65,9 @@ def limits_of(bundle: Bundle, batch_size: int | None) -> Limits:
     # its scales depend on the whole batch, and so would each answer on its neighbours
     dynamic = bundle.manifest.calibration.quantizer == DYNAMIC_QUANTIZER
     rows = 1 if dynamic else batch_size or most[0]
-    return Limits((least[0], max(least[0], min(rows, most[0]))), (least[1], min(most[1], positions)))
+    return Limits(
+        (least[0], max(least[0], min(rows, most[0]))), (least[1], min(most[1], positions))
+    )
 
 
 class ContinuationScorer:

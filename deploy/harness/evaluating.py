@@ -22,7 +22,7 @@ from deploy.hardware import default_threads, hardware, package_versions
 from deploy.harness.adapter import BundleModel
 from deploy.harness.continuations import ContinuationScorer, limits_of
 from deploy.harness.figures import change, figure_of, flips
-from deploy.harness.results import SCHEMA, ChangeEntry, FlipsEntry, TaskRow
+from deploy.harness.results import SCHEMA, ChangeEntry, TaskRow
 from deploy.harness.tasks import Answers, TaskSet, answer_tasks, load_tasks, plain_value
 from deploy.manifest import Interval
 from deploy.sessions import Configuration, Engine, int8_configuration
@@ -146,7 +146,7 @@ def _engine_rows(
     executes = coverage is None or coverage.int8_matmuls > 0
     reference: dict[tuple[str, str, str], Answers] = {}
     for index, side in enumerate(sides):
-        answers, scorer = _answers(call, side, scratch)
+        answers, most_tokens = _answers(call, side, scratch)
         graph = side.configuration.graph
         measured = graph == "float" or (graph == "int8" and executes)
         if index == 0 and graph == "float":
@@ -159,12 +159,12 @@ def _engine_rows(
                 own,
                 kind=Kind.MEASURED if measured else Kind.SIMULATED,
                 change=before and _change(sides[0].configuration.name, before, own),
-                most_tokens=scorer.most_tokens,
-                truncated=scorer.truncated,
+                most_tokens=most_tokens,
             )
 
 
-def _answers(call: _Call, side: Side, scratch: Path) -> tuple[list[Answers], ContinuationScorer]:
+def _answers(call: _Call, side: Side, scratch: Path) -> tuple[list[Answers], int]:
+    """Return one configuration's answers, and the tokens that it sees at most."""
     bundle = side.bundle
     assert bundle.tokenizer is not None
     title = f"{bundle.path.name} on {side.label}"
@@ -179,7 +179,7 @@ def _answers(call: _Call, side: Side, scratch: Path) -> tuple[list[Answers], Con
                 limit=call.request.limit,
                 num_fewshot=call.request.num_fewshot,
             )
-    return answers, scorer
+            return list(answers), scorer.most_tokens
 
 
 def _path(side: Side, scratch: Path) -> Path:
@@ -194,11 +194,10 @@ def _path(side: Side, scratch: Path) -> Path:
 
 
 def _change(name: str, before: Answers, own: Answers) -> ChangeEntry:
-    turned = flips(before, own)
     return ChangeEntry(
         reference=name,
         difference=Interval(**asdict(change(before, own))),
-        flips=turned and FlipsEntry(**asdict(turned)),
+        flips=flips(before, own),
     )
 
 
@@ -226,6 +225,7 @@ def _row(call: _Call, side: Side, answers: Answers, **figures: Any) -> TaskRow:
         low=found.low,
         high=found.high,
         samples=len(answers.values),
+        truncated=answers.truncated,
         items_sha256=hashlib.sha256("".join(answers.prompts).encode()).hexdigest(),
         items=[plain_value(v) for v in answers.values],
         environment=call.environment,

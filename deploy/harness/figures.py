@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from deploy.harness.results import FlipsEntry
 from deploy.harness.tasks import Aggregate, Answers
 from deploy.profiling.scoring import Scores, gain, mcnemar, proportion
 from deploy.profiling.statistics import CONFIDENCE, Estimate
 
 _RESAMPLES = 1000
 _SEED = 20260101
-
-
-@dataclass(frozen=True, slots=True)
-class Flips:
-    """Items that one of two configurations has right and the other wrong.
-
-    Attributes:
-        gained: The reference had them wrong.
-        lost: The reference had them right.
-        p_value: Of disagreements as uneven as these if neither were better (McNemar, exact).
-
-    References:
-        Dutta et al. 2024, arXiv:2407.09141: answers change where accuracy does not.
-    """
-
-    gained: int
-    lost: int
-    p_value: float
 
 
 def figure_of(answers: Answers) -> Estimate:
@@ -64,8 +46,12 @@ def change(reference: Answers, candidate: Answers) -> Estimate:
     return _estimate(whole[0] - whole[1], after - before)
 
 
-def flips(reference: Answers, candidate: Answers) -> Flips | None:
-    """Return whose answers differ; None where items are not right or wrong."""
+def flips(reference: Answers, candidate: Answers) -> FlipsEntry | None:
+    """Return how many answers turned right or wrong; None where items are neither.
+
+    References:
+        Dutta et al. 2024, arXiv:2407.09141: answers change where accuracy does not.
+    """
     if not (_right_or_wrong(reference.values) and _right_or_wrong(candidate.values)):
         return None
     turned = np.asarray(candidate.values, float) - np.asarray(reference.values, float)
@@ -73,7 +59,8 @@ def flips(reference: Answers, candidate: Answers) -> Flips | None:
         Scores("accuracy", tuple(map(float, a.values)), (1,) * len(a.values))
         for a in (reference, candidate)
     ]
-    return Flips(int((turned > 0).sum()), int((turned < 0).sum()), mcnemar(*sides))
+    gained, lost = int((turned > 0).sum()), int((turned < 0).sum())
+    return FlipsEntry(gained=gained, lost=lost, p_value=mcnemar(*sides))
 
 
 def _right_or_wrong(values: Sequence[Any]) -> bool:

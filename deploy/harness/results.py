@@ -60,7 +60,7 @@ class TaskRow(Record):
     )
     most_tokens: int = Field(description="What the model sees at most.")
     truncated: int = Field(
-        description="Of all tasks of the call: requests whose context was cut on the left."
+        description="Requests whose context was cut on the left, of all metrics of the task."
     )
     items_sha256: str = Field(description="Of the items' prompts: equal where items are the same.")
     items: list[Any] = Field(

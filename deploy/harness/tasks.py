@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Answers:
         aggregate: From all items' values to the figure.
         prompts: A hash of each item's first prompt, in order.
         values: Of each item: a number, or what the metric needs, such as log-likelihood and words.
+        truncated: Requests whose context was cut on the left.
     """
 
     task: str
@@ -57,6 +58,7 @@ class Answers:
     aggregate: Aggregate
     prompts: tuple[str, ...]
     values: tuple[Any, ...]
+    truncated: int
 
 
 def load_tasks(names: Sequence[str], include_path: Path | None) -> TaskSet:
@@ -103,8 +105,8 @@ def load_tasks(names: Sequence[str], include_path: Path | None) -> TaskSet:
 
 def answer_tasks(
     model: BundleModel, tasks: TaskSet, *, limit: float | None, num_fewshot: int | None
-) -> list[Answers]:
-    """Let the harness evaluate a model; return its answers, by task and metric.
+) -> Iterator[Answers]:
+    """Let the harness evaluate a model; yield its answers, by task and metric, then by group.
 
     Args:
         model: Any.
@@ -113,38 +115,60 @@ def answer_tasks(
         num_fewshot: Examples before each item; as the task says if None.
 
     Raises:
-        DataError: If the harness cannot make its requests.
+        DataError: If the model cannot take what a task asks.
     """
-    for task in tasks.tasks.values():
+    answers: list[Answers] = []
+    for name, task in tasks.tasks.items():
         shots = task.get_config("num_fewshot")
         # as the harness has it: 0 in a task's file says that the task takes no examples
         if shots is None or (num_fewshot is not None and shots != 0):
             task.set_config(key="num_fewshot", value=num_fewshot or 0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    found = evaluate(
-        model, {"tasks": tasks.tasks, "groups": tasks.groups}, limit=limit, bootstrap_iters=0
-    )
-    answers = []
-    for name, samples in found["samples"].items():
-        task = tasks.tasks[name]
-        directions = found["higher_is_better"].get(name, {})
-        columns = dict.fromkeys((s["filter"], m) for s in samples for m in s["metrics"])
-        for filtered, metric in columns:
-            items = [s for s in samples if s["filter"] == filtered and metric in s["metrics"]]
-            answers.append(
-                Answers(
-                    task=name,
-                    version=str(found["versions"].get(name)),
-                    num_fewshot=int(found["n-shot"].get(name) or 0),
-                    metric=metric,
-                    filtered=filtered,
-                    higher_is_better=directions.get(metric),
-                    aggregate=task.aggregation()[metric],
-                    prompts=tuple(f"{s['doc_hash']}{s['prompt_hash']}" for s in items),
-                    values=tuple(s[metric] for s in items),
-                )
+        before = model.scorer.truncated
+        found = evaluate(model, {"tasks": {name: task}}, limit=limit, bootstrap_iters=0)
+        answers += _by_metric(name, task, found, model.scorer.truncated - before)
+    yield from answers
+    for group in tasks.groups.values():
+        yield from _pooled(group, answers)
+
+
+def _by_metric(
+    name: str, task: Task, found: Mapping[str, Any], truncated: int
+) -> Iterator[Answers]:
+    samples = found["samples"][name]
+    for filtered, metric in dict.fromkeys((s["filter"], m) for s in samples for m in s["metrics"]):
+        items = [s for s in samples if s["filter"] == filtered and metric in s["metrics"]]
+        yield Answers(
+            task=name,
+            version=str(found["versions"].get(name)),
+            num_fewshot=int(found["n-shot"].get(name) or 0),
+            metric=metric,
+            filtered=filtered,
+            higher_is_better=found["higher_is_better"].get(name, {}).get(metric),
+            aggregate=task.aggregation()[metric],
+            prompts=tuple(f"{s['doc_hash']}{s['prompt_hash']}" for s in items),
+            values=tuple(s[metric] for s in items),
+            truncated=truncated,
+        )
+
+
+def _pooled(group: Group, answers: Sequence[Answers]) -> Iterator[Answers]:
+    """Yield what a group says as one task, where it weights its tasks by their items."""
+    own = {task.task_name for task in group.get_all_tasks()}
+    for wanted in group.aggregate_metric_list or ():
+        if not wanted.weight_by_size:
+            continue
+        parts = [a for a in answers if a.task in own and a.metric == wanted.metric]
+        for filtered in dict.fromkeys(a.filtered for a in parts):
+            of = [a for a in parts if a.filtered == filtered]
+            yield replace(
+                of[0],
+                task=group.name,
+                version=group.version,
+                prompts=tuple(p for a in of for p in a.prompts),
+                values=tuple(v for a in of for v in a.values),
+                truncated=sum(a.truncated for a in of),
             )
-    return answers
 
 
 def plain_value(value: Any) -> Any:

@@ -140,7 +140,9 @@ def gain(reference: Sequence[float], candidate: Sequence[float]) -> Estimate:
     both, neither = int((before & after).sum()), int((~before & ~after).sum())
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     a, b = proportion(both + gained, count), proportion(both + lost, count)
-    scale = float(np.sqrt(1.0 * (both + lost) * (gained + neither) * (both + gained) * (lost + neither)))
+    scale = float(
+        np.sqrt(1.0 * (both + lost) * (gained + neither) * (both + gained) * (lost + neither))
+    )
     product = both * neither - lost * gained
     joined = max(product - count / 2, 0.0) if product > 0 else float(product)
     phi = joined / scale if scale else 0.0
