@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets.exceptions import DatasetsError
 from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
@@ -87,10 +86,10 @@ def load_tasks(names: Sequence[str], include_path: Path | None) -> TaskSet:
             )
     try:
         loaded = manager.load(list(names))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DatasetsError) as err:
-        lines = str(err).splitlines() or [type(err).__name__]
+    except Exception as err:  # whatever a task's file, code or data makes the library raise
+        line = next(iter(str(err).splitlines()), "")
         raise DataError(
-            f"the tasks {', '.join(names)} cannot be loaded: {lines[0]}",
+            f"the tasks {', '.join(names)} cannot be loaded: {type(err).__name__}: {line}",
             fix="check the task's file; where there is no network, name a YAML file with "
             "dataset_path: json and dataset_kwargs: {data_files: ...}",
         ) from err

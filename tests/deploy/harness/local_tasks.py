@@ -18,15 +18,15 @@ CHOICES = 4
 
 
 def docstrings(count: int) -> list[tuple[str, str]]:
-    """Return the first ten words of docstrings of held-out files, and the ten after them."""
+    """Return the first ten words of docstrings of held-out files, and the three after them."""
     found = []
     for tree in _trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 words = (ast.get_docstring(node) or "").split()
                 if len(words) >= 20:
-                    found.append((" ".join(words[:10]), " ".join(words[10:20])))
-    return found[:count]
+                    found.append((" ".join(words[:10]), " ".join(words[10:13])))
+    return [piece for piece in found if len(piece[1]) <= 40][:count]
 
 
 def _trees() -> Iterator[ast.Module]:
