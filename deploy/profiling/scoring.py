@@ -107,7 +107,7 @@ def interval(scores: Scores) -> Estimate:
     Of accuracy with one label per sequence it is Wilson's; of everything else, and of the loss
     behind a perplexity, sequences are drawn anew (bootstrap), losses and all.
     """
-    if scores.metric == "accuracy" and set(scores.counts) == {1}:
+    if _one_label_each(scores):
         return proportion(int(sum(scores.sums)), len(scores.sums))
     exponent = np.exp if scores.metric == "perplexity" else np.asarray
     return _estimate(exponent, (scores,))
@@ -184,8 +184,12 @@ def drop(reference: Scores, candidate: Scores) -> Estimate:
         accuracy:    100·(a_float − a_candidate)       points
         cosine:      100·(1 − mean cosine)             points
 
-    The 95 % interval resamples sequences, the same ones on both sides (paired bootstrap).
+    The 95 % interval resamples sequences, the same ones on both sides (paired bootstrap); of
+    accuracy with one label per sequence it is that of :func:`gain`.
     """
+    if _one_label_each(reference) and _one_label_each(candidate):
+        found = gain(candidate.sums, reference.sums)
+        return Estimate(100 * found.value, 100 * found.low, 100 * found.high)
     return _estimate(_lost(reference.metric), (reference, candidate))
 
 
@@ -214,6 +218,10 @@ def mcnemar(reference: Scores, candidate: Scores) -> float:
     if not better + worse:
         return 1.0
     return float(binomtest(better, better + worse).pvalue)
+
+
+def _one_label_each(scores: Scores) -> bool:
+    return scores.metric == "accuracy" and set(scores.counts) == {1}
 
 
 def _lost(metric: Metric) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -17,16 +17,16 @@ HELLASWAG = Path(lm_eval.__file__).parent / "tasks" / "hellaswag" / "hellaswag.y
 CHOICES = 4
 
 
-def docstrings(count: int) -> list[tuple[str, str]]:
-    """Return the first ten words of docstrings of held-out files, and the three after them."""
+def docstrings(count: int, ending: int) -> list[tuple[str, str]]:
+    """Return the first ten words of docstrings of held-out files, and ``ending`` after them."""
     found = []
     for tree in _trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 words = (ast.get_docstring(node) or "").split()
                 if len(words) >= 20:
-                    found.append((" ".join(words[:10]), " ".join(words[10:13])))
-    return [piece for piece in found if len(piece[1]) <= 40][:count]
+                    found.append((" ".join(words[:10]), " ".join(words[10 : 10 + ending])))
+    return [piece for piece in found if len(piece[1]) <= 13 * ending][:count]
 
 
 def _trees() -> Iterator[ast.Module]:
@@ -37,30 +37,33 @@ def _trees() -> Iterator[ast.Module]:
             continue
 
 
-def source_lines(count: int) -> list[tuple[str, str]]:
-    """Return eight lines of held-out files, and the three lines after them."""
-    found = []
-    for text in stdlib_documents("held-out", max_bytes=400_000):
-        lines = text.split("\n")
-        for start in range(0, len(lines) - 11, 12):
-            context = "\n".join(lines[start : start + 8])
-            ending = "\n".join(["", *lines[start + 8 : start + 11]])
-            if 60 <= len(context) <= 300 and 40 <= len(ending) <= 140:
-                found.append((context, ending))
-    order = np.random.default_rng(0).permutation(len(found))
-    return [found[i] for i in order[:count]]
-
-
 def write_choices(pieces: Sequence[tuple[str, str]], path: Path) -> Path:
     """Write items whose wrong endings are those of other items, with the fields of HellaSwag."""
     draw = np.random.default_rng(1)
-    lines = []
-    for index, (context, ending) in enumerate(pieces):
+    wrong = []
+    for index in range(len(pieces)):
         others = draw.choice(len(pieces) - 1, CHOICES - 1, replace=False)
-        endings = [pieces[i + (i >= index)][1] for i in others]
+        wrong.append([pieces[i + (i >= index)][1] for i in others])
+    return _write_items(pieces, wrong, path)
+
+
+def write_scrambled(pieces: Sequence[tuple[str, str]], path: Path) -> Path:
+    """Write items whose wrong endings are the right one with its words in other orders."""
+    draw = np.random.default_rng(1)
+    wrong = [
+        [" ".join(draw.permutation(ending.split())) for _ in range(CHOICES - 1)]
+        for _, ending in pieces
+    ]
+    return _write_items(pieces, wrong, path)
+
+
+def _write_items(pieces: Sequence[tuple[str, str]], wrong: Sequence[list[str]], path: Path) -> Path:
+    draw = np.random.default_rng(2)
+    lines = []
+    for (context, ending), endings in zip(pieces, wrong, strict=True):
         label = int(draw.integers(CHOICES))
-        endings.insert(label, ending)
-        item = {"activity_label": "Text", "ctx_a": context, "ctx_b": "", "endings": endings}
+        choices = [*endings[:label], ending, *endings[label:]]
+        item = {"activity_label": "Text", "ctx_a": context, "ctx_b": "", "endings": choices}
         lines.append(json.dumps({**item, "label": str(label)}))
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
