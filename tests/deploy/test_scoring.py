@@ -124,16 +124,15 @@ def test_every_figure_carries_its_interval() -> None:
 
 def test_a_gain_is_paired_and_never_certain() -> None:
     draw = np.random.default_rng(5)
-    right = (draw.random(100) < 0.6).astype(float)
+    right = (draw.random(100) < 0.6).astype(float).tolist()
     same = gain(right, right)
     assert same.value == 0.0 and -0.04 < same.low < 0.0 < same.high < 0.04
-    other = right.copy()
-    other[:10] = 1 - other[:10]
+    other = [1 - value for value in right[:10]] + right[10:]
     forth, back = gain(right, other), gain(other, right)
     assert (forth.value, forth.low, forth.high) == pytest.approx(
         (-back.value, -back.high, -back.low)
     )
-    unpaired = gain(right, draw.permutation(other))
+    unpaired = gain(right, draw.permutation(other).tolist())
     assert forth.high - forth.low < unpaired.high - unpaired.low
     assert gain([0] * 9, [1] * 9).value == 1.0 > gain([0] * 9, [1] * 9).low
 

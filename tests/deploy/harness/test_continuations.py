@@ -50,7 +50,8 @@ def test_likelihoods_are_those_of_the_last_tokens(limits: Limits) -> None:
         (draw.integers(0, 11, n).tolist(), draw.integers(0, 11, m).tolist())
         for n, m in ((1, 1), (3, 2), (6, 3), (20, 4), (2, 8), (5, 1), (4, 4))
     ]
-    model, done = Bigram(), []
+    model = Bigram()
+    done: list[int] = []
     scorer = ContinuationScorer(model.run, INPUTS, limits)
     found = scorer.score(pairs, done.append)
     assert sum(done) == len(pairs)
