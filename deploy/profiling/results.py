@@ -62,6 +62,10 @@ class Accuracy(Record):
 
     metric: Literal["loss", "perplexity", "accuracy", "cosine"]
     value: float
+    low: float | None = Field(
+        default=None, description="Lower end of the 95 % interval over sequences."
+    )
+    high: float | None = Field(default=None, description="Its upper end.")
     samples: int = Field(description="Sequences it was computed over.")
     positions: int = Field(description="Tokens or labels that counted.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -89,11 +90,72 @@ def accuracy_figures(scores: Scores) -> list[Accuracy]:
             f"{scores.metric} is {scores.value}: the outputs overflow", fix="check the float model"
         )
     over = {"samples": len(scores.counts), "positions": sum(scores.counts)}
-    found = [Accuracy(metric=scores.metric, value=scores.value, **over)]
+    ends = interval(scores)
+    found = [
+        Accuracy(metric=scores.metric, value=scores.value, low=ends.low, high=ends.high, **over)
+    ]
     if scores.metric == "perplexity":
         loss = sum(scores.sums) / sum(scores.counts)
-        found.append(Accuracy(metric="loss", value=loss, **over))
+        low, high = math.log(ends.low), math.log(ends.high)
+        found.append(Accuracy(metric="loss", value=loss, low=low, high=high, **over))
     return found
+
+
+def interval(scores: Scores) -> Estimate:
+    """Return the metric with its 95 % interval over sequences.
+
+    Of accuracy with one label per sequence it is Wilson's; of everything else, and of the loss
+    behind a perplexity, sequences are drawn anew (bootstrap), losses and all.
+    """
+    if _one_label_each(scores):
+        return proportion(int(sum(scores.sums)), len(scores.sums))
+    exponent = np.exp if scores.metric == "perplexity" else np.asarray
+    return _estimate(exponent, (scores,))
+
+
+def proportion(hits: int, count: int) -> Estimate:
+    """Return hits ÷ count with its 95 % score interval, which is wide at 0 and 1 too.
+
+    References:
+        Wilson 1927, JASA 22(158).
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(hits / count, float(found.low), float(found.high))
+
+
+def gain(reference: Sequence[float], candidate: Sequence[float]) -> Estimate:
+    """Return the mean of ``candidate`` less that of ``reference`` with its 95 % interval.
+
+    Both hold 0 or 1 of the same items in the same order. The interval joins those of the two
+    proportions by their correlation; where no item differs it is narrow and not empty, which
+    that of a bootstrap would be.
+
+    References:
+        Newcombe 1998, Statistics in Medicine 17(22), method 10.
+    """
+    before, after = np.asarray(reference, bool), np.asarray(candidate, bool)
+    count = len(before)
+    both, neither = int((before & after).sum()), int((~before & ~after).sum())
+    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
+    a, b = proportion(both + gained, count), proportion(both + lost, count)
+    scale = float(
+        np.sqrt(1.0 * (both + lost) * (gained + neither) * (both + gained) * (lost + neither))
+    )
+    product = both * neither - lost * gained
+    joined = max(product - count / 2, 0.0) if product > 0 else float(product)
+    phi = joined / scale if scale else 0.0
+
+    def margin(x: float, y: float) -> float:
+        return float(np.sqrt(max(x * x - 2 * phi * x * y + y * y, 0.0)))
+
+    difference = a.value - b.value
+    return Estimate(
+        difference,
+        difference - margin(a.value - a.low, b.high - b.value),
+        difference + margin(a.high - a.value, b.value - b.low),
+    )
 
 
 def bounded(scores: Scores) -> Scores:
@@ -122,8 +184,12 @@ def drop(reference: Scores, candidate: Scores) -> Estimate:
         accuracy:    100·(a_float − a_candidate)       points
         cosine:      100·(1 − mean cosine)             points
 
-    The 95 % interval resamples sequences, the same ones on both sides (paired bootstrap).
+    The 95 % interval resamples sequences, the same ones on both sides (paired bootstrap); of
+    accuracy with one label per sequence it is that of :func:`gain`.
     """
+    if _one_label_each(reference) and _one_label_each(candidate):
+        found = gain(candidate.sums, reference.sums)
+        return Estimate(100 * found.value, 100 * found.low, 100 * found.high)
     return _estimate(_lost(reference.metric), (reference, candidate))
 
 
@@ -152,6 +218,10 @@ def mcnemar(reference: Scores, candidate: Scores) -> float:
     if not better + worse:
         return 1.0
     return float(binomtest(better, better + worse).pvalue)
+
+
+def _one_label_each(scores: Scores) -> bool:
+    return scores.metric == "accuracy" and set(scores.counts) == {1}
 
 
 def _lost(metric: Metric) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -141,6 +141,14 @@ def accuracy_text(figure: Accuracy) -> str:
     return rounded(figure.value, _METRIC_DECIMALS[figure.metric])
 
 
+def accuracy_ends(figure: Accuracy) -> str:
+    """Return the metric's 95 % interval, or "" where none was recorded."""
+    if figure.low is None or figure.high is None:
+        return ""
+    decimals = _METRIC_DECIMALS[figure.metric]
+    return f"{rounded(figure.low, decimals)} – {rounded(figure.high, decimals)}"
+
+
 def accuracy_of(row: Row | None, metric: str) -> Accuracy | None:
     """Return the row's figure of one metric."""
     if row is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from deploy.harness import results as task_results
 from deploy.profiling import results
 from deploy.reporting import published
 from trueint8.artifacts import write_atomically
@@ -14,6 +15,7 @@ from trueint8.artifacts import write_atomically
 PUBLISHED: dict[str, type[BaseModel]] = {
     published.SCHEMA: published.ReportDocument,
     results.SCHEMA: results.Row,
+    task_results.SCHEMA: task_results.TaskRow,
 }
 
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
-from attention.attaching import attach
+from attention.attaching import attach, load_pretrained
 from attention.images import digits, image_sets, preprocessing_for
 from calib.image_data import read_images
 from deploy.building import build_bundle
 from deploy.commands.build import BuildOptions
 from deploy.planning import plan_from_options
 from deploy.profiling.measurement import ProfileRequest, measure
+from export.checkpoint import quiet_transformers
 from trueint8.errors import DataError
 from trueint8.progress import Silence
 
@@ -76,6 +77,24 @@ def test_a_vision_transformer_is_built_and_measured(
     figures = [a for row in rows for a in row.accuracy]
     assert {a.metric for a in figures} == {"accuracy"}
     assert {a.samples for a in figures} == {60}
+    float_row = next(r for r in rows if r.graph == "float")
+    assert float_row.accuracy[0].value == pytest.approx(_torch_top1(checkpoint, folder), abs=1e-9)
+    for figure in figures:
+        assert figure.low is not None and figure.high is not None
+        assert figure.low < figure.value < figure.high
+
+
+def _torch_top1(checkpoint: Path, folder: Path) -> float:
+    """Return the share of images whose class the checkpoint itself gives the largest logit."""
+    labels = {str(i): i for i in range(10)}
+    pixels, classes = read_images(
+        folder, SHAPE, samples=60, seed=0, processor=checkpoint, label_ids=labels
+    )
+    with quiet_transformers(), torch.no_grad():
+        model = load_pretrained(AutoModelForImageClassification, str(checkpoint)).eval()
+        found = model(torch.from_numpy(pixels)).logits.argmax(-1).numpy()
+    assert 0 < (found == classes).sum() < len(found), "a constant answer would pass by chance"
+    return float((found == classes).mean())
 
 
 def test_pixels_are_scaled_and_normalized(folder: Path) -> None:

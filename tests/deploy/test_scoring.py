@@ -14,6 +14,8 @@ from deploy.profiling.scoring import (
     accuracy_figures,
     bounded,
     drop,
+    gain,
+    interval,
     mcnemar,
     recovery,
     score,
@@ -86,6 +88,69 @@ def test_a_drop_is_percent_of_perplexity_or_points(
     for estimate, sign in ((drop(a, b), 1), (recovery(a, b, a), 1), (recovery(a, a, b), -1)):
         assert estimate.value == pytest.approx(sign * lost)
         assert estimate.low == pytest.approx(estimate.high) == pytest.approx(sign * lost)
+
+
+def test_a_share_has_the_interval_of_the_score_test() -> None:
+    for hits, count in ((0, 20), (13, 20), (20, 20)):
+        found = interval(Scores("accuracy", (1.0,) * hits + (0.0,) * (count - hits), (1,) * count))
+        assert found.value == hits / count
+        for end in (found.low, found.high):
+            if end not in (0.0, 1.0):  # where the normal test of this share just rejects it
+                z = (found.value - end) / np.sqrt(end * (1 - end) / count)
+                assert abs(z) == pytest.approx(1.959964, abs=1e-5)
+        assert found.low < found.high
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "cosine"])
+def test_intervals_over_sequences_hold_the_true_value_about_as_often_as_they_say(
+    metric: Metric,
+) -> None:
+    draw, held, runs = np.random.default_rng(4), 0, 200
+    for _ in range(runs):
+        counts = draw.integers(1, 9, 80)
+        sums = draw.normal(0.3, 0.1, 80) * counts
+        found = interval(Scores(metric, tuple(sums), tuple(int(c) for c in counts)))
+        truth = np.exp(0.3) if metric == "perplexity" else 0.3
+        held += found.low <= truth <= found.high
+    assert 0.88 * runs < held < 0.99 * runs
+
+
+def test_every_figure_carries_its_interval() -> None:
+    perplexity, loss = accuracy_figures(score(logits_of, tokens()))
+    assert perplexity.low is not None and perplexity.high is not None
+    assert perplexity.low < perplexity.value < perplexity.high
+    assert (loss.low, loss.high) == pytest.approx(tuple(np.log([perplexity.low, perplexity.high])))
+
+
+def test_a_gain_is_paired_and_never_certain() -> None:
+    draw = np.random.default_rng(5)
+    right = (draw.random(100) < 0.6).astype(float).tolist()
+    same = gain(right, right)
+    assert same.value == 0.0 and -0.04 < same.low < 0.0 < same.high < 0.04
+    other = [1 - value for value in right[:10]] + right[10:]
+    forth, back = gain(right, other), gain(other, right)
+    assert (forth.value, forth.low, forth.high) == pytest.approx(
+        (-back.value, -back.high, -back.low)
+    )
+    unpaired = gain(right, draw.permutation(other).tolist())
+    assert forth.high - forth.low < unpaired.high - unpaired.low
+    assert gain([0] * 9, [1] * 9).value == 1.0 > gain([0] * 9, [1] * 9).low
+
+
+def test_gains_hold_the_true_difference_about_as_often_as_they_say() -> None:
+    draw, held, runs = np.random.default_rng(6), 0, 400
+    for _ in range(runs):
+        before = draw.random(60) < 0.7
+        after = np.where(draw.random(60) < 0.1, draw.random(60) < 0.4, before)
+        found = gain(before.tolist(), after.tolist())
+        held += found.low <= 0.1 * (0.4 - 0.7) <= found.high
+    assert 0.92 * runs < held
+
+
+def test_no_label_lost_is_no_proof_that_none_would_be() -> None:
+    same = Scores("accuracy", (1.0,) * 40 + (0.0,) * 24, (1,) * 64)
+    found = drop(same, same)
+    assert found.value == 0.0 and -5 < found.low < 0.0 < found.high < 5
 
 
 def test_the_interval_is_paired() -> None:

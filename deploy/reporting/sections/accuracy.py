@@ -10,6 +10,7 @@ from deploy.profiling.summary import Comparison, headline_accuracy
 from deploy.reporting.charts import Mark, dot_chart
 from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
 from deploy.reporting.figures import (
+    accuracy_ends,
     accuracy_of,
     accuracy_text,
     configuration,
@@ -44,7 +45,8 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
         title="Accuracy",
         order=30,
         lead="Float, the Q/DQ graph in float arithmetic (SIMULATED), and the INT8 engine, on the "
-        "same data. The dashed line is the float figure; axes need not start at zero.",
+        "same data. The dashed line is the float figure; axes need not start at zero. Below each "
+        "value of the table: its 95 % interval over sequences.",
         charts=tuple(_charts(comparisons)),
         tables=(Table("Every metric of every configuration", COLUMNS, lines),),
         notes=(
@@ -119,7 +121,7 @@ def _lines(row: Row) -> Iterator[tuple[Cell, ...]]:
         yield (
             *names,
             Cell(figure.metric, detail=direction(figure.metric)),
-            Cell(accuracy_text(figure), row.kind, order=figure.value),
+            Cell(accuracy_text(figure), row.kind, accuracy_ends(figure), order=figure.value),
             Cell(str(figure.samples), order=figure.samples),
             Cell(str(figure.positions), order=figure.positions),
             Cell(row.data),

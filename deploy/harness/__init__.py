@@ -1,0 +1,1 @@
+"""Bundles as models of lm-evaluation-harness, and what its tasks say of them."""
