@@ -64,13 +64,22 @@ class KernelTimes:
         Raises:
             RunError: If nothing was added.
         """
-        if not self._runs:
-            raise RunError(
-                "no kernel was timed",
-                fix="open the session with Running(profiled=True) and run it first",
-            )
+        check_timed(self._runs)
         counted = max(self._runs - 1, 1)
         return {name: total / counted for name, total in self._total.items()}
+
+
+def check_timed(runs: int) -> None:
+    """Refuse to tell times where nothing was timed.
+
+    Raises:
+        RunError: If no profiled run was counted.
+    """
+    if not runs:
+        raise RunError(
+            "no kernel was timed",
+            fix="open the session with Running(profiled=True) and run it first",
+        )
 
 
 def fused_attentions(kernels: Sequence[Kernel], attentions: Collection[Sequence[str]]) -> int:
