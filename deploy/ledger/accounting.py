@@ -11,15 +11,26 @@ import numpy as np
 import onnx_ir as ir
 
 from deploy.audit import engine_of, returned
-from deploy.bundle import Bundle, open_bundle
+from deploy.bundle import Bundle
 from deploy.drawn_inputs import USUAL, draw_shaped
+from deploy.engine_options import EngineOptions
+from deploy.engines import ENGINES
+from deploy.graph_audit import graph_engines
 from deploy.graph_shapes import choose_shapes, inputs_of, profile_shapes
 from deploy.hardware import default_threads
 from deploy.ledger.costs import BITS, Cost, Roof, bytes_in, costs_of
 from deploy.ledger.dispatch import measure_dispatch
 from deploy.ledger.parts import Timed, parts_of
 from deploy.ledger.probing import measure_copies, measure_peaks
-from deploy.ledger.record import Interval, Ledger, Peak, PeakPrecision, Probe, SpeedUp
+from deploy.ledger.record import (
+    Interval,
+    Ledger,
+    Peak,
+    PeakPrecision,
+    Probe,
+    SpeedUp,
+    SpeedUpSource,
+)
 from deploy.ledger.timing import ROUND_MS, ROUNDS, SessionTimes, time_interleaved_sessions
 from deploy.profiling.measurement import check_rounds
 from deploy.profiling.statistics import median_ms, quantile_ms, speed_up
@@ -40,7 +51,7 @@ class LedgerRequest:
     """What to account for.
 
     Attributes:
-        bundle: Holds the engines.
+        bundle: Verified.
         engines: Names; empty for all that run graphs here.
         shapes: Of inputs; the others follow, or are those that the bundle was built for.
         rounds: Interleaved rounds.
@@ -48,7 +59,7 @@ class LedgerRequest:
         threads: Of every engine and probe; None for all.
     """
 
-    bundle: Path
+    bundle: Bundle
     engines: Sequence[str] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     rounds: int = ROUNDS
@@ -60,7 +71,6 @@ class LedgerRequest:
 class _Subject:
     """The float graph of a bundle with one batch, and what that costs."""
 
-    bundle: Bundle
     model: ir.Model
     batch: Mapping[str, np.ndarray]
     costs: Sequence[Cost]
@@ -71,7 +81,7 @@ class _Subject:
     def running(self, engine: str) -> Running:
         """Return how an engine runs it, at the shapes of the batch."""
         shapes = profile_shapes(self.model, {k: v.shape for k, v in self.batch.items()})
-        return replace(self.bundle.running(engine, self.threads), shapes=shapes)
+        return replace(self.request.bundle.running(engine, self.threads), shapes=shapes)
 
 
 def account(request: LedgerRequest, progress: Progress) -> Iterator[list[Ledger]]:
@@ -79,17 +89,14 @@ def account(request: LedgerRequest, progress: Progress) -> Iterator[list[Ledger]
 
     Raises:
         ConfigError: If a shape is not the graph's, or an engine cannot be accounted for.
-        IntegrityError: If the bundle was changed.
         RunError: If an engine fails.
     """
     check_rounds(request.rounds)
-    with progress.step("verify the bundle"):
-        bundle = open_bundle(request.bundle)
-    engines = _engines(bundle, request.engines)
+    engines = _engines(request.bundle, request.engines)
     with progress.step("count the matmuls"):
-        subject = _subject(bundle, request)
+        subject = _subject(request)
     with progress.step("probe the machine"):
-        peaks = measure_peaks(engines, subject.threads)
+        peaks = measure_peaks(_probes(), subject.threads)
     for engine in engines:
         yield _of_engine(engine, subject, peaks, progress)
 
@@ -97,9 +104,18 @@ def account(request: LedgerRequest, progress: Progress) -> Iterator[list[Ledger]
 def why_not(bundle: Bundle, name: str) -> str:
     """Return why an engine of a bundle cannot be accounted for, or nothing."""
     engine = engine_of(bundle, name)
+    options = bundle.running(name, threads=1).options
     if not bundle.manifest.engines[name].runs_here or not engine.runs_here:
         return "it cannot run here"
-    return "it runs checkpoints, and its peaks are probed with graphs" * engine.runs_checkpoint
+    if engine.needs(options).capabilities or options.provider != "cpu":
+        return "it runs on a GPU, and the probes run on the processor"
+    return "it runs checkpoints, and dispatch is measured with graphs" * engine.runs_checkpoint
+
+
+def _probes() -> list[Engine]:
+    """Return every installed engine of graphs on the processor, in the bundle or not."""
+    found: list[Engine] = [ENGINES.load(name) for name in graph_engines(["all"])]
+    return [e for e in found if e.runs_here and not e.needs(EngineOptions()).capabilities]
 
 
 def _engines(bundle: Bundle, wanted: Sequence[str]) -> list[Engine]:
@@ -114,7 +130,8 @@ def _engines(bundle: Bundle, wanted: Sequence[str]) -> list[Engine]:
     return [engine_of(bundle, name) for name in found]
 
 
-def _subject(bundle: Bundle, request: LedgerRequest) -> _Subject:
+def _subject(request: LedgerRequest) -> _Subject:
+    bundle = request.bundle
     model = load_clean(bundle.float_graph)
     usual = {name: tuple(shapes[USUAL]) for name, shapes in bundle.manifest.shapes.items()}
     chosen = choose_shapes(model, request.shapes) if request.shapes else usual
@@ -123,7 +140,6 @@ def _subject(bundle: Bundle, request: LedgerRequest) -> _Subject:
     batch = draw_shaped(inputs, chosen, rows, seed=0)
     attentions = [a.matmuls for a in find_attentions(model)]
     return _Subject(
-        bundle=bundle,
         model=model,
         batch=batch,
         costs=costs_of(model, batch, attentions),
@@ -136,7 +152,8 @@ def _subject(bundle: Bundle, request: LedgerRequest) -> _Subject:
 def _of_engine(
     engine: Engine, subject: _Subject, peaks: Sequence[Peak], progress: Progress
 ) -> list[Ledger]:
-    bundle, request, running = subject.bundle, subject.request, subject.running(engine.name)
+    request, running = subject.request, subject.running(engine.name)
+    bundle = request.bundle
     floats, int8 = engine.floats(), int8_configuration(engine)
     known = [peak.precision for peak in peaks]
     accounted = [c for c in floats if c.rest in known]
@@ -188,7 +205,9 @@ def _ledger(
     rate, copied = measure_copies(size, running.threads)
     peak = next(p for p in peaks if p.precision == precision)
     roof = Roof(precision, peak.macs_per_s, rate)
-    kernels = engine.audit(path, configuration, running, returned(subject.bundle, engine.name))
+    kernels = engine.audit(
+        path, configuration, running, returned(subject.request.bundle, engine.name)
+    )
     timed = Timed(
         kernels=kernels,
         times_ns=times.kernels_ns,
@@ -245,7 +264,7 @@ def _with_speed_ups(
 def _predicted(base: Ledger, ledger: Ledger) -> Iterator[SpeedUp]:
     peaks = {p.precision: p.macs_per_s for p in ledger.probe.peaks}
     moved = [side.bytes / side.probe.bytes_per_s for side in (base, ledger)]
-    ratios = {
+    ratios: dict[SpeedUpSource, float] = {
         "bits": BITS[base.precision] / BITS[ledger.precision],
         "macs": peaks[ledger.precision] / peaks[base.precision],
         "bandwidth": moved[0] / moved[1],
