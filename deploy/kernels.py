@@ -33,6 +33,7 @@ class Kernel:
         implementation: The engine's word for its code, such as ``brgemm_avx512_vnni``.
         matmuls: Those of the float graph that it executes, by name.
         bytes: That a ``quantize`` or ``reformat`` reads and writes, where the engine knows.
+        operator: The engine's word for what it does, such as ``Transpose``, where it has one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Kernel:
     implementation: str = ""
     matmuls: tuple[str, ...] = ()
     bytes: int | None = None
+    operator: str = ""
 
 
 class KernelTimes:

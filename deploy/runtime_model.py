@@ -39,7 +39,7 @@ _KINDS: dict[str, KernelKind] = {
     "Math": "pointwise",
     _FUSED: "pointwise",
 }
-_INSERTED = re.compile(r"([A-Z][A-Za-z]*)(?:_\d+)+")
+_INSERTED = re.compile(r"(?<![\w/.])([A-Z][A-Za-z]*)(?:_\d+)+(?=_|$)")
 _MULTIPLY = ("matmul", "convolution")
 
 
@@ -113,15 +113,15 @@ def _lasting_names(layers: Sequence[_Layer]) -> dict[str, str]:
     """Return what layers are called here, by what this compilation calls them.
 
     What OpenVINO inserts is called ``Convert_5577``, by a count that goes on through the life
-    of the process; here it is ``Convert#1`` in every compilation of one graph.
+    of the process; here it is ``Convert#1`` in every compilation of one graph, and a reorder
+    behind it, which bears its name, ``Convert_f32_bf16_layer#1``.
     """
     count: Counter[str] = Counter()
     found = {}
     for layer in layers:
-        inserted = _INSERTED.fullmatch(layer.name)
-        if inserted is not None:
-            count[inserted[1]] += 1
-        found[layer.name] = f"{inserted[1]}#{count[inserted[1]]}" if inserted else layer.name
+        lasting, inserted = _INSERTED.subn(r"\1", layer.name)
+        count[lasting] += 1
+        found[layer.name] = f"{lasting}#{count[lasting]}" if inserted else lasting
     return found
 
 
@@ -137,6 +137,7 @@ def _kernel(layer: _Layer, name: str, matmuls: tuple[str, ...]) -> Kernel:
         implementation=layer.info["primitiveType"],
         matmuls=matmuls,
         bytes=layer.bytes if kind in ("quantize", "reformat") else None,
+        operator=layer.info["layerType"],
     )
 
 

@@ -129,7 +129,8 @@ class _Places:
 
 def _label(kernel: Kernel) -> str:
     """Return what kernels of one kind have in common, in the engine's words."""
-    return f"{kernel.implementation or kernel.name} {kernel.precision}".rstrip()
+    words = (kernel.operator or kernel.implementation or kernel.name, kernel.precision)
+    return " ".join(filter(None, words))
 
 
 def _detail(found: _Sum) -> str:

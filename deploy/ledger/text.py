@@ -37,8 +37,9 @@ def ledger_lines(ledgers: Sequence[Ledger]) -> Iterator[str]:
         )
     yield _line("+ unexplained", [f"{x.unexplained_ms:.2f} ({x.unexplained:.1%})" for x in ledgers])
     yield _line("= latency [MEASURED]", [f"{ledger.latency.value:.2f}" for ledger in ledgers])
-    interval = [f"{ledger.latency.low:.2f}..{ledger.latency.high:.2f}" for ledger in ledgers]
+    interval = [f"{x.latency.low:.4g}-{x.latency.high:.4g}" for x in ledgers]
     yield _line("  95 % interval", interval)
+    yield _line("  unexplained share of it", [f"{x.unexplained:.1%}" for x in ledgers])
     yield _line("  while kernels were timed", [f"{x.profiled_ms:.2f}" for x in ledgers])
     yield ""
     yield from _speed_ups(ledgers)
