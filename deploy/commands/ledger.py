@@ -53,7 +53,7 @@ def run(options: LedgerOptions) -> None:
     from deploy.graph_shapes import parse_shapes
     from deploy.ledger.accounting import LedgerRequest, account, why_not
     from deploy.ledger.record import Ledger
-    from deploy.ledger.storing import add_to_results
+    from deploy.ledger.storing import add_to_results, check_holds
     from deploy.ledger.text import ledger_lines
     from trueint8.errors import ConfigError
     from trueint8.progress import progress_for
@@ -61,6 +61,8 @@ def run(options: LedgerOptions) -> None:
     if options.bundle is None:
         raise ConfigError("no bundle given", fix="deploy ledger BUNDLE")
     bundle = open_bundle(Path(options.bundle))
+    if options.into is not None:
+        check_holds(Path(options.into), bundle.sha256)
     request = LedgerRequest(
         bundle=bundle,
         engines=[e.strip() for e in (options.engine or "").split(",") if e.strip()],

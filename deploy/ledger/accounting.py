@@ -31,7 +31,7 @@ from deploy.ledger.record import (
     SpeedUp,
     SpeedUpSource,
 )
-from deploy.ledger.timing import ROUND_MS, ROUNDS, SessionTimes, time_interleaved_sessions
+from deploy.ledger.timing import SessionTimes, time_interleaved_sessions
 from deploy.profiling.measurement import check_rounds
 from deploy.profiling.statistics import median_ms, quantile_ms, speed_up
 from deploy.sessions import Configuration, Engine, Running, int8_configuration
@@ -62,8 +62,8 @@ class LedgerRequest:
     bundle: Bundle
     engines: Sequence[str] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    rounds: int = ROUNDS
-    round_ms: float = ROUND_MS
+    rounds: int = 7
+    round_ms: float = 150.0
     threads: int | None = None
 
 
@@ -216,7 +216,14 @@ def _ledger(
         precision=precision,
     )
     dispatch = measure_dispatch(
-        engine, configuration, running, subject.batch, times.outputs, inputs_of(subject.model)
+        engine,
+        configuration,
+        running,
+        subject.batch,
+        times.outputs,
+        inputs_of(subject.model),
+        rounds=subject.request.rounds,
+        round_ms=subject.request.round_ms,
     )
     parts = parts_of(timed, dispatch)
     not_found = timed.not_found()

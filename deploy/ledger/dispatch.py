@@ -55,6 +55,9 @@ def measure_dispatch(
     batch: Batch,
     outputs: Batch,
     inputs: Sequence[GraphInput],
+    *,
+    rounds: int,
+    round_ms: float,
 ) -> Dispatch:
     """Time both graphs in turn and return the line through them.
 
@@ -65,6 +68,8 @@ def measure_dispatch(
         batch: What the model is given.
         outputs: What it returns for that.
         inputs: Of the model's session, with its dynamic axes.
+        rounds: As of :func:`time_interleaved_sessions`.
+        round_ms: The same.
 
     Raises:
         RunError: If the engine refuses the graphs.
@@ -76,7 +81,9 @@ def measure_dispatch(
             path = Path(scratch) / f"{count}.onnx"
             save_model(call_graph(inputs, outputs, count), path)
             paths[count] = (path, floats)
-        timed = time_interleaved_sessions(engine, paths, running, batch)
+        timed = time_interleaved_sessions(
+            engine, paths, running, batch, rounds=rounds, round_ms=round_ms
+        )
     few, many = timed[_FEW], timed[_MANY]
     # by what was put in: of kernels below its clock's tick an engine may tell nothing
     slope = max((many.outside_ns - few.outside_ns) / (_MANY - _FEW), 0.0)

@@ -13,6 +13,20 @@ from trueint8.errors import ConfigError
 _Key = tuple[str, str]
 
 
+def check_holds(path: Path, bundle_sha256: str) -> None:
+    """Refuse a results file without the bundle, before anything is timed for it.
+
+    Raises:
+        DataError: If it is no results file.
+        ConfigError: If no row of it is of the bundle.
+    """
+    if not any(row.bundle_sha256 == bundle_sha256 for row in read_results(path)):
+        raise ConfigError(
+            f"{path} holds no row of this bundle",
+            fix="profile the bundle first: deploy profile BUNDLE --data EVAL -o FILE",
+        )
+
+
 def add_to_results(path: Path, bundle_sha256: str, ledgers: Sequence[Ledger]) -> int:
     """Put each ledger into its row, in place of an older one; return how many rows got one.
 
@@ -23,7 +37,6 @@ def add_to_results(path: Path, bundle_sha256: str, ledgers: Sequence[Ledger]) ->
 
     Raises:
         DataError: If it is no results file.
-        ConfigError: If it holds no row of the bundle's engines that these ledgers are of.
     """
     held: Mapping[_Key, Ledger] = {(x.engine, x.configuration): x for x in ledgers}
     rows, count = [], 0
@@ -31,11 +44,6 @@ def add_to_results(path: Path, bundle_sha256: str, ledgers: Sequence[Ledger]) ->
         found = held.get(_key(row)) if row.bundle_sha256 == bundle_sha256 else None
         count += found is not None
         rows.append(row.model_copy(update={"ledger": found}) if found is not None else row)
-    if not count:
-        raise ConfigError(
-            f"{path} holds no row of this bundle's engines",
-            fix="profile the bundle first: deploy profile BUNDLE --data EVAL -o FILE",
-        )
     write_results(path, rows)
     return count
 

@@ -20,8 +20,6 @@ Batch = Mapping[str, np.ndarray]
 
 K = TypeVar("K", bound=Hashable)
 
-ROUNDS = 7
-ROUND_MS = 150.0
 _RUNS_PER_ROUND = (3, 100)
 _WARM_UPS = 3
 
@@ -73,8 +71,8 @@ def time_interleaved_sessions(
     running: Running,
     batch: Batch,
     *,
-    rounds: int = ROUNDS,
-    round_ms: float = ROUND_MS,
+    rounds: int,
+    round_ms: float,
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[K, SessionTimes]:
     """Run each session in every round, without profiling and with it, in an order drawn anew.
