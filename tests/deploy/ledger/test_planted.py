@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,6 +41,10 @@ PLANTED: dict[PartName, list[Node]] = {
     ],
     "reformat": [*SPREAD, ("Transpose", ["e"], "t")],
 }
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "Transpose": {"perm": [2, 1, 0]},
+    "ReduceMax": {"keepdims": 0},
+}
 
 
 def write(path: Path, planted: Sequence[Node]) -> Path:
@@ -53,8 +58,7 @@ def write(path: Path, planted: Sequence[Node]) -> Path:
     }
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], name="first")]
     for operator, inputs, output in planted:
-        attributes = {"perm": [2, 1, 0]} if operator == "Transpose" else {}
-        attributes |= {"keepdims": 0} if operator == "ReduceMax" else {}
+        attributes = ATTRIBUTES.get(operator, {})
         name = f"planted-{output}"
         nodes.append(helper.make_node(operator, inputs, [output], name=name, **attributes))
     outputs = {node.output[0] for node in nodes}
