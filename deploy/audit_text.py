@@ -36,7 +36,7 @@ def audit_lines(audits: Sequence[Audit]) -> Iterator[str]:
     yield from _table(audits)
     yield ""
     for reason in reasons(audits):
-        yield from _folded("", [reason])
+        yield from folded("", [reason])
     for audit in audits:
         yield from _engine(audit)
 
@@ -102,7 +102,7 @@ def _engine(audit: Audit) -> Iterator[str]:
     yield ""
     if audit.refused:
         yield f"{audit.engine}: refuses the graph"
-        yield from _folded("  because of ", audit.notes)
+        yield from folded("  because of ", audit.notes)
         words = [line.strip() for line in audit.refused.splitlines() if line.strip()]
         yield from (f"  | {line[: WIDTH - 4]}" for line in words[:4])
         return
@@ -110,7 +110,7 @@ def _engine(audit: Audit) -> Iterator[str]:
     yield from _multiplying(audit)
     yield from _attentions(audit)
     yield from _others(audit)
-    yield from _folded("  note: ", audit.notes)
+    yield from folded("  note: ", audit.notes)
     yield from _missed(audit)
 
 
@@ -145,7 +145,7 @@ def _multiplying(audit: Audit) -> Iterator[str]:
             f"all {len(audit.kernels)} kernels: {milliseconds(whole)} a run, mean of "
             f"{audit.profile.runs - 1} of {shapes}, {audit.profile.threads} threads [MEASURED]"
         )
-        yield from _folded("  ", [told])
+        yield from folded("  ", [told])
         yield f"  {(_int8_time(audit) or 0) * 100:.1f} % of that time in INT8 kernels"
 
 
@@ -163,7 +163,7 @@ def _attentions(audit: Audit) -> Iterator[str]:
             yield f"  attention: {count} fused into one kernel each ({executed}, {kernel})"
         else:
             yield f"  attention: {count} not fused" + (f" ({executed})" if not why else "")
-            yield from _folded("    ", [why] if why else [])
+            yield from folded("    ", [why] if why else [])
 
 
 def _others(audit: Audit) -> Iterator[str]:
@@ -187,11 +187,12 @@ def _missed(audit: Audit) -> Iterator[str]:
         what = f"SIMULATED: carries Q/DQ but runs in {executed}"
         if executed == NOT_FOUND:
             what = "carries Q/DQ, and nothing says what it runs in"
-        yield from _folded("  ", [f"{what}: {shown}{more}"])
-        yield from _folded("    ", [why])
+        yield from folded("  ", [f"{what}: {shown}{more}"])
+        yield from folded("    ", [why])
 
 
-def _folded(indent: str, sentences: Iterable[str]) -> Iterator[str]:
+def folded(indent: str, sentences: Iterable[str]) -> Iterator[str]:
+    """Yield sentences in lines that fit, further ones under the first."""
     blank = " " * len(indent)
     for sentence in sentences:
         yield from wrap(sentence, WIDTH, initial_indent=indent, subsequent_indent=blank,

@@ -33,6 +33,7 @@ class Kernel:
         implementation: The engine's word for its code, such as ``brgemm_avx512_vnni``.
         matmuls: Those of the float graph that it executes, by name.
         bytes: That a ``quantize`` or ``reformat`` reads and writes, where the engine knows.
+        operator: The engine's word for what it does, such as ``Transpose``, where it has one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Kernel:
     implementation: str = ""
     matmuls: tuple[str, ...] = ()
     bytes: int | None = None
+    operator: str = ""
 
 
 class KernelTimes:
@@ -64,13 +66,22 @@ class KernelTimes:
         Raises:
             RunError: If nothing was added.
         """
-        if not self._runs:
-            raise RunError(
-                "no kernel was timed",
-                fix="open the session with Running(profiled=True) and run it first",
-            )
+        check_timed(self._runs)
         counted = max(self._runs - 1, 1)
         return {name: total / counted for name, total in self._total.items()}
+
+
+def check_timed(runs: int) -> None:
+    """Refuse to tell times where nothing was timed.
+
+    Raises:
+        RunError: If no profiled run was counted.
+    """
+    if not runs:
+        raise RunError(
+            "no kernel was timed",
+            fix="open the session with Running(profiled=True) and run it first",
+        )
 
 
 def fused_attentions(kernels: Sequence[Kernel], attentions: Collection[Sequence[str]]) -> int:

@@ -122,6 +122,7 @@ def _kernel(
         implementation=node.op_type,
         matmuls=matmuls,
         bytes=executed.bytes if moves and executed is not None else None,
+        operator=node.op_type,
     )
 
 

@@ -19,6 +19,9 @@ from export.onnx_file import save_model
 from trueint8.errors import RunError
 from trueint8.progress import Silence
 
+MATMULS = {"probe": "y"}
+"""Of the graph, each with the output it gives."""
+
 _WIDTH = 64
 
 
@@ -34,10 +37,10 @@ def probe_engine(name: str, folder: Path) -> str:
     engine: Engine = ENGINES.load(name)
     x, weight = _operands()
     graph = folder / "probe.onnx"
-    save_model(_quantized_matmul(weight, float(np.abs(x).max())), graph)
+    save_model(matmul_graph(weight, float(np.abs(x).max())), graph)
     shapes: Shapes = {"x": (x.shape, x.shape, x.shape)}
     engine.build(BuildRequest(graph, folder, shapes, Silence()))
-    configuration, matmuls = int8_configuration(engine), {"probe": "y"}
+    configuration, matmuls = int8_configuration(engine), MATMULS
     assert configuration is not None
     running = Running(1, shapes=shapes)
     kernels = engine.audit(folder, configuration, running, matmuls)
@@ -58,16 +61,24 @@ def _operands() -> tuple[np.ndarray, np.ndarray]:
     return x, draw.standard_normal((_WIDTH, _WIDTH)).astype(np.float32)
 
 
-def _quantized_matmul(weight: np.ndarray, amax: float) -> ir.Model:
+def matmul_graph(weight: np.ndarray, amax: float | None = None) -> ir.Model:
+    """Return Y = X·W with any number of rows.
+
+    Args:
+        weight: W.
+        amax: The range of X, for Q/DQ around the matmul; None for a float graph.
+    """
+    depth, width = weight.shape
     kind = ir.TensorType(ir.DataType.FLOAT)
-    x = ir.Value(name="x", shape=ir.Shape(["batch", _WIDTH]), type=kind)
+    x = ir.Value(name="x", shape=ir.Shape(["batch", depth]), type=kind)
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": 20}, name="probe")
     matmul = ir.node("MatMul", [x, add_initializer(graph, "w", weight)], name="probe")
     output = matmul.outputs[0]
-    output.name, output.shape, output.type = "y", ir.Shape(["batch", _WIDTH]), kind
+    output.name, output.shape, output.type = "y", ir.Shape(["batch", width]), kind
     graph.append(matmul)
     graph.outputs.append(output)
     model = ir.Model(graph, ir_version=10)
-    placement = place_qdq(find_matmuls(model, modules_named=False), quantize_head=True)
-    insert_qdq(model, placement, {"x": params_of_range("x", Range(-amax, amax))})
+    if amax is not None:
+        placement = place_qdq(find_matmuls(model, modules_named=False), quantize_head=True)
+        insert_qdq(model, placement, {"x": params_of_range("x", Range(-amax, amax))})
     return model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from deploy.kernels import Kernel, KernelKind
+from deploy.kernels import Kernel, KernelKind, check_timed
 from deploy.layer_names import LayerNames, matmuls_by_kernel
 
 _NAME_OF = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
@@ -39,7 +39,8 @@ _KINDS: dict[str, KernelKind] = {
     "Math": "pointwise",
     _FUSED: "pointwise",
 }
-_INSERTED = re.compile(r"([A-Z][A-Za-z]*)(?:_\d+)+")
+_INSERTED = re.compile(r"(?<![\w/.])([A-Z][A-Za-z]*)(?:_\d+)+(?=_|$)")
+_HALF_A_TICK_NS = 500.0
 _MULTIPLY = ("matmul", "convolution")
 
 
@@ -113,15 +114,15 @@ def _lasting_names(layers: Sequence[_Layer]) -> dict[str, str]:
     """Return what layers are called here, by what this compilation calls them.
 
     What OpenVINO inserts is called ``Convert_5577``, by a count that goes on through the life
-    of the process; here it is ``Convert#1`` in every compilation of one graph.
+    of the process; here it is ``Convert#1`` in every compilation of one graph, and a reorder
+    behind it, which bears its name, ``Convert_f32_bf16_layer#1``.
     """
     count: Counter[str] = Counter()
     found = {}
     for layer in layers:
-        inserted = _INSERTED.fullmatch(layer.name)
-        if inserted is not None:
-            count[inserted[1]] += 1
-        found[layer.name] = f"{inserted[1]}#{count[inserted[1]]}" if inserted else layer.name
+        lasting, inserted = _INSERTED.subn(r"\1", layer.name)
+        count[lasting] += 1
+        found[layer.name] = f"{lasting}#{count[lasting]}" if inserted else lasting
     return found
 
 
@@ -137,6 +138,7 @@ def _kernel(layer: _Layer, name: str, matmuls: tuple[str, ...]) -> Kernel:
         implementation=layer.info["primitiveType"],
         matmuls=matmuls,
         bytes=layer.bytes if kind in ("quantize", "reformat") else None,
+        operator=layer.info["layerType"],
     )
 
 
@@ -156,12 +158,47 @@ def _executed_layers(runtime_model: Any) -> list[_Layer]:
     return found
 
 
-def times_of(runtime_model: Any, profiling_info: Any) -> dict[str, float]:
-    """Return nanoseconds per layer that an inference executed, by :attr:`Kernel.name`."""
-    names = _lasting_names(_executed_layers(runtime_model))
+class AveragedTimes:
+    """Nanoseconds per layer of all runs but the first, a warm-up, unless it is alone.
+
+    What OpenVINO calls a layer's time is its average over every run since the model was
+    compiled. It is read after the first run and at the end, and never between runs, where
+    reading would empty the caches that the next run finds. It is cut to whole microseconds,
+    which takes half of one on average; that is given back.
+    """
+
+    def __init__(self) -> None:
+        self._first: Mapping[str, float] = {}
+        self._request: Any = None
+        self._runs = 0
+
+    def add_run(self, request: Any) -> None:
+        """Note that a request ran; it is the same one each time."""
+        self._request = request
+        self._runs += 1
+        if self._runs == 1:
+            self._first = _averages(request)
+
+    def per_run(self, runtime_model: Any) -> dict[str, float]:
+        """Return the mean, by :attr:`Kernel.name`.
+
+        Raises:
+            RunError: If nothing ran.
+        """
+        check_timed(self._runs)
+        names = _lasting_names(_executed_layers(runtime_model))
+        counted = max(self._runs - 1, 1)
+        less = self._first if self._runs > 1 else {}
+        return {
+            names[layer]: max(average * self._runs - less.get(layer, 0.0), 0.0) / counted
+            for layer, average in _averages(self._request).items()
+        }
+
+
+def _averages(request: Any) -> dict[str, float]:
     return {
-        names[layer.node_name]: layer.real_time.total_seconds() * 1e9
-        for layer in profiling_info
+        layer.node_name: layer.real_time.total_seconds() * 1e9 + _HALF_A_TICK_NS
+        for layer in request.profiling_info
         if layer.status == layer.Status.EXECUTED
     }
 

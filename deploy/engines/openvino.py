@@ -13,8 +13,8 @@ from calib.placement import Rules
 from deploy.drawn_inputs import blank_inputs
 from deploy.engine_options import EngineOptions
 from deploy.hardware import cpu_flags
-from deploy.kernels import Kernel, KernelTimes
-from deploy.runtime_model import kernels_of, times_of
+from deploy.kernels import Kernel
+from deploy.runtime_model import AveragedTimes, kernels_of
 from deploy.sessions import (
     VNNI,
     BuildRequest,
@@ -54,7 +54,7 @@ class OpenVinoSession:
         library = _library()
         self._compiled = compile_model(library, path, rest, running)
         self._profiled = running.profiled
-        self._times = KernelTimes()
+        self._times = AveragedTimes()
         self._outputs = [o.get_any_name() for o in self._compiled.outputs]
         self.inputs = [
             GraphInput(
@@ -101,7 +101,7 @@ class OpenVinoSession:
                 f"OpenVINO failed: {str(err).splitlines()[0]}", fix="check shapes and token ids"
             ) from err
         if self._profiled:
-            self._times.add_run(times_of(self.runtime_model(), used[0][0].profiling_info))
+            self._times.add_run(used[0][0])
         given = [[r.get_output_tensor(i).data for r, _ in used] for i in range(len(self._outputs))]
         return {
             name: np.concatenate(values) if len(used) > 1 else values[0].copy()
@@ -109,8 +109,8 @@ class OpenVinoSession:
         }
 
     def kernel_times(self) -> dict[str, float]:
-        """Return the mean of what the plugin counted in each run but the first."""
-        return self._times.per_run()
+        """Return the mean over each run but the first, from the plugin's running averages."""
+        return self._times.per_run(self.runtime_model())
 
     def runtime_model(self) -> Any:
         """Return the graph that is executed; after a run it holds the shapes of that run."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from deploy.ledger.record import Ledger
 from deploy.record import Record
 from trueint8.artifacts import storage_errors, write_atomically
 from trueint8.errors import ConfigError, DataError, StorageError
@@ -170,6 +171,9 @@ class Row(Record):
     )
     size_mib: float | None = Field(
         default=None, description="Files the engine loads, on disk; none for SIMULATED."
+    )
+    ledger: Ledger | None = Field(
+        default=None, description="Where the latency went, of `deploy ledger`, which times anew."
     )
     note: str = ""
     environment: dict[str, Any] = Field(

@@ -1,0 +1,153 @@
+"""What an engine spends outside its kernels: measured on graphs that compute next to nothing.
+
+Two graphs take the model's inputs and give outputs of the model's shapes; between them lie tiny
+matmuls, few in one graph and many in the other. What a call takes beyond its kernels is a line
+in the number of kernels:
+
+    latency − Σ kernel times = call + kernel · n
+
+``call`` is the price of handing inputs in and outputs out, ``kernel`` that of starting one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from calib.inputs import GraphInput
+from deploy.ledger.timing import Batch, time_interleaved_sessions
+from deploy.sessions import Configuration, Engine, Running
+from export.initializers import add_initializer
+from export.onnx_file import save_model
+
+_WIDTH = 8
+_FEW, _MANY = 4, 132
+_OPSET = 17
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Nanoseconds outside kernels: of one call, and of one kernel."""
+
+    call_ns: float
+    kernel_ns: float
+
+    def of(self, kernels: int) -> float:
+        """Return what a call with so many kernels costs beyond them."""
+        return self.call_ns + self.kernel_ns * kernels
+
+    def told(self, kernels: int) -> str:
+        """Return both figures in words."""
+        return (
+            f"call {self.call_ns / 1e6:.2f} ms + {kernels} kernels x {self.kernel_ns / 1e3:.2f} us"
+        )
+
+
+def measure_dispatch(
+    engine: Engine,
+    configuration: Configuration,
+    running: Running,
+    batch: Batch,
+    outputs: Batch,
+    inputs: Sequence[GraphInput],
+    *,
+    rounds: int,
+    round_ms: float,
+) -> Dispatch:
+    """Time both graphs in turn and return the line through them.
+
+    Args:
+        engine: That runs here and takes graphs.
+        configuration: Of the model's session; what is not INT8 is taken.
+        running: Of the model's session.
+        batch: What the model is given.
+        outputs: What it returns for that.
+        inputs: Of the model's session, with its dynamic axes.
+        rounds: As of :func:`time_interleaved_sessions`.
+        round_ms: The same.
+
+    Raises:
+        RunError: If the engine refuses the graphs.
+    """
+    floats = Configuration("float", configuration.rest, configuration.mode)
+    with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+        paths = {}
+        for count in (_FEW, _MANY):
+            path = Path(scratch) / f"{count}.onnx"
+            save_model(call_graph(inputs, outputs, count), path)
+            paths[count] = (path, floats)
+        timed = time_interleaved_sessions(
+            engine, paths, running, batch, rounds=rounds, round_ms=round_ms
+        )
+    few, many = timed[_FEW], timed[_MANY]
+    # by what was put in: of kernels below its clock's tick an engine may tell nothing
+    slope = max((many.outside_ns - few.outside_ns) / (_MANY - _FEW), 0.0)
+    return Dispatch(max(few.outside_ns - slope * _FEW, 0.0), slope)
+
+
+def call_graph(inputs: Sequence[GraphInput], outputs: Batch, length: int) -> ir.Model:
+    """Return a graph of ``length`` dependent matmuls of 8 x 8 with a model's inputs and outputs.
+
+    The rows of the matmuls are those of the first input, so they are dynamic where it is.
+    """
+    values = [_input(item) for item in inputs]
+    graph = ir.Graph(values, [], nodes=[], opset_imports={"": _OPSET}, name="calls")
+    first = _reduced(graph, values[0], keep_rows=True)
+    for value in values[1:]:
+        first = _append(graph, "Add", [first, _reduced(graph, value, keep_rows=False)])
+    spread = add_initializer(graph, "spread", np.ones((1, _WIDTH), np.float32))
+    last = _append(graph, "MatMul", [first, spread])
+    draw = np.random.default_rng(0)
+    for index in range(length):
+        weight = draw.standard_normal((_WIDTH, _WIDTH)).astype(np.float32)
+        last = _append(graph, "MatMul", [last, add_initializer(graph, f"w{index}", weight)])
+    for name, array in outputs.items():
+        graph.outputs.append(_given(graph, last, name, array))
+    return ir.Model(graph, ir_version=10)
+
+
+def _input(item: GraphInput) -> ir.Value:
+    kind = ir.DataType.from_numpy(item.dtype)
+    axes = [f"axis{i}" if d is None else d for i, d in enumerate(item.shape)]
+    return ir.Value(name=item.name, shape=ir.Shape(axes), type=ir.TensorType(kind))
+
+
+def _append(
+    graph: ir.Graph, operator: str, inputs: Sequence[ir.Value], attributes: Mapping[str, int] = {}
+) -> ir.Value:
+    node = ir.node(operator, inputs, attributes, name=f"{operator}_{len(graph)}")
+    node.outputs[0].name = f"value_{len(graph)}"
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _constant(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
+    array = np.array(numbers, np.int64)
+    return add_initializer(graph, f"constant_{len(graph.initializers)}", array)
+
+
+def _reduced(graph: ir.Graph, value: ir.Value, *, keep_rows: bool) -> ir.Value:
+    """Return (rows, 1) or (1, 1) floats: the first element of an input, or of each of its rows."""
+    axes = list(range(int(keep_rows), len(value.shape or ())))
+    if axes:
+        starts, ends = [0] * len(axes), [1] * len(axes)
+        ranges = [_constant(graph, numbers) for numbers in (starts, ends, axes)]
+        value = _append(graph, "Slice", [value, *ranges])
+    number = _append(graph, "Cast", [value], {"to": int(ir.DataType.FLOAT)})
+    return _append(graph, "Reshape", [number, _constant(graph, [-1, 1])])
+
+
+def _given(graph: ir.Graph, value: ir.Value, name: str, array: np.ndarray) -> ir.Value:
+    """Return an output of a shape and type that holds one element many times."""
+    one = _append(graph, "Slice", [value, *(_constant(graph, n) for n in ([0, 0], [1, 1], [0, 1]))])
+    flat = _append(graph, "Reshape", [one, _constant(graph, [1] * array.ndim)])
+    kind = ir.DataType.from_numpy(array.dtype)
+    typed = _append(graph, "Cast", [flat], {"to": int(kind)})
+    output = _append(graph, "Expand", [typed, _constant(graph, array.shape)])
+    output.name, output.type, output.shape = name, ir.TensorType(kind), ir.Shape(array.shape)
+    return output

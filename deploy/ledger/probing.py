@@ -1,0 +1,141 @@
+"""What this machine offers: the fastest large matmul per precision, and how fast copies are.
+
+A peak is the machine's, so every engine at hand multiplies, in every precision it has, and the
+fastest counts: an engine whose matmuls are slow here is then below the peak, and not its own
+yardstick. The engines' own libraries are asked because nothing else reaches their rate: NumPy has
+no BF16 and no INT8. Only the kernel counts, as the engine timed it, and only where the engine says
+that it ran in that precision.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from deploy.ledger.record import Peak, PeakPrecision
+from deploy.probe import MATMULS, matmul_graph
+from deploy.sessions import (
+    BuildRequest,
+    Configuration,
+    Engine,
+    Running,
+    Shapes,
+    int8_configuration,
+)
+from export.onnx_file import save_model
+from trueint8.errors import RunError
+from trueint8.progress import Silence
+
+_ROWS, _DEPTH, _WIDTH = 1024, 2048, 1024
+_OPENED, _RUNS = 6, 2
+"""A peak is the best of six sessions, each the mean of two runs behind one warm-up."""
+
+_COPIES = 5
+_COPY_S = 0.03
+_LEAST_BYTES = 2**18
+
+
+def measure_peaks(engines: Sequence[Engine], threads: int) -> list[Peak]:
+    """Return the fastest large matmul in every precision that an engine here has.
+
+    Args:
+        engines: That run here and take graphs.
+        threads: Of each.
+
+    Raises:
+        RunError: If an engine fails, or none has FP32.
+    """
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((_ROWS, _DEPTH)).astype(np.float32)
+    weight = draw.standard_normal((_DEPTH, _WIDTH)).astype(np.float32)
+    best: dict[PeakPrecision, Peak] = {}
+    for engine in engines:
+        for found in _peaks_of(engine, x, weight, threads):
+            known = best.get(found.precision)
+            if known is None or found.macs_per_s > known.macs_per_s:
+                best[found.precision] = found
+    if "fp32" not in best:
+        raise RunError(
+            "no engine here multiplies in FP32", fix="install one that does: openvino, onnxruntime"
+        )
+    return list(best.values())
+
+
+def _peaks_of(engine: Engine, x: np.ndarray, weight: np.ndarray, threads: int) -> Iterator[Peak]:
+    shapes: Shapes = {"x": (x.shape, x.shape, x.shape)}
+    running = Running(threads, shapes=shapes)
+    with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+        graph, folder = Path(scratch) / "probe.onnx", Path(scratch) / "int8"
+        save_model(matmul_graph(weight), graph)
+        usual = {c.rest: c for c in reversed(engine.floats())}
+        for precision, configuration in usual.items():
+            yield from _peak(engine, graph, configuration, running, x, precision)
+        int8 = int8_configuration(engine)
+        if int8 is not None:
+            quantized = Path(scratch) / "quantized.onnx"
+            save_model(matmul_graph(weight, float(np.abs(x).max())), quantized)
+            folder.mkdir()
+            engine.build(BuildRequest(quantized, folder, shapes, Silence()))
+            yield from _peak(engine, folder, int8, running, x, "int8")
+
+
+def _peak(
+    engine: Engine,
+    path: Path,
+    configuration: Configuration,
+    running: Running,
+    x: np.ndarray,
+    precision: PeakPrecision,
+) -> Iterator[Peak]:
+    """Yield the rate, if the engine says that it multiplied in this precision."""
+    kernels = engine.audit(path, configuration, running, MATMULS)
+    names = {k.name for k in kernels if k.matmuls and k.precision == precision}
+    if not names:
+        return
+    times = []
+    for _ in range(_OPENED):
+        with engine.open(path, configuration, replace(running, profiled=True)) as session:
+            for _ in range(1 + _RUNS):
+                session.run({"x": x})
+            times.append(sum(t for n, t in session.kernel_times().items() if n in names))
+    macs = _ROWS * _DEPTH * _WIDTH
+    yield Peak(precision=precision, macs_per_s=macs / min(times) * 1e9, engine=engine.name)
+
+
+def measure_copies(size: int, threads: int) -> tuple[float, int]:
+    """Copy within a working set on all threads; return bytes per second and those touched.
+
+    What is read and what is written both count, as they do for a matmul. A working set that a
+    cache holds is copied at the rate of that cache.
+
+    Args:
+        size: Of the working set, in bytes: what is read and what is written together.
+        threads: That copy at the same time, each its own part.
+    """
+    part = max(size, _LEAST_BYTES) // (2 * threads)
+    sides = [(np.ones(part, np.uint8), np.zeros(part, np.uint8)) for _ in range(threads)]
+    touched = 2 * part * threads
+
+    def copy(side: tuple[np.ndarray, np.ndarray], times: int) -> None:
+        for _ in range(times):
+            np.copyto(side[1], side[0])
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def seconds(times: int) -> float:
+            start = time.perf_counter()
+            for done in [pool.submit(copy, side, times) for side in sides]:
+                done.result()
+            return time.perf_counter() - start
+
+        times = 1
+        while seconds(times) < _COPY_S:
+            times *= 2
+        fastest = min(seconds(times) for _ in range(_COPIES)) / times
+    return touched / fastest, touched

@@ -1,0 +1,128 @@
+"""Time sessions of one engine in turn: whole calls without profiling, kernels beside them."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from deploy.profiling.statistics import quantile_ms
+from deploy.sessions import Configuration, Engine, Running, Session
+
+Batch = Mapping[str, np.ndarray]
+
+K = TypeVar("K", bound=Hashable)
+
+_RUNS_PER_ROUND = (3, 100)
+_WARM_UPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """One session's times.
+
+    Attributes:
+        rounds_ns: Of whole calls without profiling, a list per round.
+        profiled_ns: Of whole calls in which kernels were timed, in the same rounds.
+        kernel_rounds_ns: Per round, the mean per run of every kernel.
+        outputs: Of one call.
+    """
+
+    outputs: Batch
+    rounds_ns: list[list[int]] = field(default_factory=list)
+    profiled_ns: list[list[int]] = field(default_factory=list)
+    kernel_rounds_ns: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def latency_ns(self) -> float:
+        """Return the median of the calls without profiling."""
+        return quantile_ms(self.rounds_ns, 50) * 1e6
+
+    @property
+    def kernels_ns(self) -> dict[str, float]:
+        """Return what kernels take of a call as long as the median.
+
+        Both sides of a round saw the same machine, so kernels are held against the calls of their
+        own round: of the round whose ratio is the median, brought to the median call.
+        """
+        means = [float(np.mean(calls)) for calls in self.rounds_ns]
+        ratios = [sum(k.values()) / m for k, m in zip(self.kernel_rounds_ns, means, strict=True)]
+        middle = int(np.argsort(ratios)[len(ratios) // 2])
+        drift = self.latency_ns / means[middle]
+        return {name: time * drift for name, time in self.kernel_rounds_ns[middle].items()}
+
+    @property
+    def outside_ns(self) -> float:
+        """Return what a call takes beyond its kernels: the median over rounds."""
+        rounds = zip(self.rounds_ns, self.kernel_rounds_ns, strict=True)
+        return float(np.median([np.mean(calls) - sum(k.values()) for calls, k in rounds]))
+
+
+def time_interleaved_sessions(
+    engine: Engine,
+    paths: Mapping[K, tuple[Path, Configuration]],
+    running: Running,
+    batch: Batch,
+    *,
+    rounds: int,
+    round_ms: float,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[K, SessionTimes]:
+    """Run each session in every round, without profiling and with it, in an order drawn anew.
+
+    A profiled session is opened anew each round, since engines keep averages for as long as a
+    session lives.
+
+    Args:
+        engine: That runs here.
+        paths: What to open, as of :meth:`Engine.open`.
+        running: How.
+        batch: What every call is given.
+        rounds: How many.
+        round_ms: Aim for one session's calls in a round; there are at least 3.
+        advance: Called after each round.
+
+    Raises:
+        RunError: If a session cannot be opened or fails.
+    """
+    order = random.Random(0)
+    with ExitStack() as stack:
+        sessions = {
+            key: stack.enter_context(engine.open(path, configuration, running))
+            for key, (path, configuration) in paths.items()
+        }
+        times = {key: SessionTimes(session.run(batch)) for key, session in sessions.items()}
+        runs = {k: _runs_per_round(s, batch, round_ms) for k, s in sessions.items()}
+        for _ in range(rounds):
+            for key in order.sample(list(sessions), len(sessions)):
+                sessions[key].run(batch)
+                times[key].rounds_ns.append(_timed(sessions[key], batch, runs[key]))
+                path, configuration = paths[key]
+                with engine.open(path, configuration, replace(running, profiled=True)) as profiled:
+                    profiled.run(batch)
+                    times[key].profiled_ns.append(_timed(profiled, batch, runs[key]))
+                    times[key].kernel_rounds_ns.append(profiled.kernel_times())
+            advance(1)
+    return times
+
+
+def _runs_per_round(session: Session, batch: Batch, round_ms: float) -> int:
+    least, most = _RUNS_PER_ROUND
+    fastest = min(_timed(session, batch, _WARM_UPS))
+    return min(most, max(least, math.ceil(round_ms * 1e6 / fastest)))
+
+
+def _timed(session: Session, batch: Batch, runs: int) -> list[int]:
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter_ns()
+        session.run(batch)
+        times.append(time.perf_counter_ns() - start)
+    return times
