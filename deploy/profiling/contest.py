@@ -40,8 +40,8 @@ class Effort:
     """
 
     launches: int = 10
-    rounds: int = 10
-    round_ms: float = 100.0
+    rounds: int = 30
+    round_ms: float = 30.0
     seed: int = 0
     timeout_s: float = 600.0
 
@@ -80,11 +80,14 @@ def contest(a: Arm, b: Arm, data: Path, effort: Effort, progress: Progress) -> C
     with progress.step(title, total=effort.launches * effort.rounds) as advance:
         for launch in range(effort.launches):
             with ExitStack() as stack:
-                workers, warmups = {}, {}
-                for side in order.sample(_SIDES, len(_SIDES)):
-                    arm = b if side == "B" else a
-                    worker = WorkerProcess(arm.label, effort.timeout_s)
-                    workers[side] = stack.enter_context(worker)
+                arms = {side: b if side == "B" else a for side in order.sample(_SIDES, 3)}
+                workers = {  # all at once: they import while others do
+                    side: stack.enter_context(WorkerProcess(arm.label, effort.timeout_s))
+                    for side, arm in arms.items()
+                }
+                warmups = {}
+                for side, worker in workers.items():
+                    arm = arms[side]
                     worker.open(arm.engine, arm.path, arm.configuration, arm.running)
                     answer = worker.ask("warm_up", data=str(data))
                     warmups[side] = answer["times_ns"]

@@ -57,7 +57,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(_HOME)},
+            env={**os.environ, "PYTHONPATH": _search_path()},
         )
 
     @property
@@ -132,6 +132,11 @@ class WorkerProcess:
             assert pipe is not None
             pipe.close()
         self._log.close()
+
+
+def _search_path() -> str:
+    """Return this installation's folder first, then where the parent may have found engines."""
+    return os.pathsep.join([str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _rebuilt(label: str, error: dict[str, str]) -> TrueInt8Error:
