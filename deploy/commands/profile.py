@@ -43,6 +43,11 @@ class ProfileOptions:
     seq_len: int | None = option(type=int, help="Tokens per sequence.  [default: as calibrated]")
     rounds: int = option(15, type=int, help="Interleaved rounds; at least 3.")
     round_ms: float = option(150.0, type=float, help="Aim for one configuration's round, in ms.")
+    launches: int | None = option(
+        type=int,
+        help="Fresh processes of each configuration that rounds are spread over.  "
+        "[default: one for 3 rounds, at most 5]",
+    )
     threads: int | None = option(type=int, help="Threads of every engine.  [default: all]")
     timeout: float = option(600.0, type=float, help="Longest wait for one answer, in seconds.")
     seed: int = option(0, type=int, help="Seed of sampling, masking and round order.")
@@ -75,6 +80,7 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         bundles=[Path(b) for b in options.bundles],
         data=Path(options.data),
         rounds=options.rounds,
+        launches=options.launches,
         round_ms=options.round_ms,
         threads=options.threads,
         samples=options.samples,

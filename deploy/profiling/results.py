@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from deploy.record import Record
+from deploy.sessions import Configuration, Graph
 from trueint8.artifacts import storage_errors, write_atomically
 from trueint8.errors import ConfigError, DataError, StorageError
 from trueint8.kinds import Kind
@@ -49,8 +50,16 @@ class Latency(Record):
     threads: int
     warmup_ns: list[int]
     rounds_ns: list[list[int]] = Field(
-        description="One list per interleaved round; round i of every row of one engine and "
-        "model ran next to each other in time, in an order drawn anew each round."
+        description="One list per interleaved round, launch by launch; round i of every row with "
+        "the same `beside` ran next to each other in time, in an order drawn anew each round."
+    )
+    launches: int = Field(
+        default=1, description="Fresh processes that the rounds are spread over, equally many each."
+    )
+    beside: str = Field(
+        default="",
+        description="Same for rows whose rounds ran beside each other; empty in earlier results, "
+        "where it was the rows of one session, bundle and engine.",
     )
     blocks: list[Block] = Field(
         default=[], description="One per round; empty in results of version 1."
@@ -123,6 +132,7 @@ class Row(Record):
     calibration: str = Field(description="Such as 'percentile 99.99'.")
     task: str
     data: str = Field(description="Name of the evaluation data.")
+    data_sha256: str = Field(default="", description="Of the evaluation data.")
     engine: str
     graph: Literal["float", "qdq"]
     precision: Literal["fp32", "bf16", "fp16", "int8"] = Field(
@@ -136,6 +146,13 @@ class Row(Record):
     )
     kind: Kind
     latency: Latency | None = None
+    load_s: list[float] = Field(
+        default=[],
+        description="Seconds until the engine was loaded, its compilation included, by launch.",
+    )
+    build_s: float | None = Field(
+        default=None, description="Seconds the engine's build took, as the bundle tells."
+    )
     accuracy: list[Accuracy] = []
     scores: SequenceScores | None = None
     parity: Parity | None = Field(default=None, description="Rows that ran here.")
@@ -171,6 +188,14 @@ class Row(Record):
     environment: dict[str, Any] = Field(
         description="Hardware, versions, threads, load; equal for all rows of a session."
     )
+
+    @property
+    def configuration(self) -> str:
+        """Its name, as of :attr:`deploy.sessions.Configuration.name`."""
+        graph: Graph = "float"
+        if self.graph == "qdq":
+            graph = "int8" if self.precision == "int8" else "simulated"
+        return Configuration(graph, self.rest, self.mode).name
 
     @property
     def label(self) -> str:
