@@ -40,8 +40,8 @@ class Effort:
     """
 
     launches: int = 10
-    rounds: int = 30
-    round_ms: float = 30.0
+    rounds: int = 20
+    round_ms: float = 15.0
     seed: int = 0
     timeout_s: float = 600.0
 

@@ -11,7 +11,7 @@ from deploy.profiling.summary import Comparison, RowFigures
 
 VANILLA = "vanilla"
 
-_OF_ONE_CALL = frozenset({"load_average_1m", "rounds", "seed"})
+OF_ONE_CALL = frozenset({"load_average_1m", "rounds", "seed"})
 """What the environment says of one call, not of the machine and what is installed on it."""
 
 
@@ -82,6 +82,6 @@ def _setting(comparison: Comparison) -> tuple[object, ...] | None:
     if comparison.fastest_float is None or comparison.fastest_float.row.latency is None:
         return None
     row, latency = comparison.fastest_float.row, comparison.fastest_float.row.latency
-    machine = {k: v for k, v in row.environment.items() if k not in _OF_ONE_CALL}
+    machine = {k: v for k, v in row.environment.items() if k not in OF_ONE_CALL}
     amount = (latency.batch, latency.sequence, latency.threads)
     return (machine, row.engine, row.task, row.data, *amount)
