@@ -118,7 +118,7 @@ def compare_stored(a: Sequence[Rounds], b: Sequence[Rounds], *, paired: bool) ->
     else:
         spread = _difference(_log_times(a), _log_times(b), allowance=APART)
     logs = _log_times(a)
-    idle = _difference(logs[::2], logs[1::2])
+    idle = _of_one_kind(logs[::2], logs[1::2])
     deciding, sure = spread.interval(DECIDING), idle.interval(DECIDING)
     return Comparison(
         ratio=spread.interval(SHOWN),
@@ -189,4 +189,12 @@ def _difference(a: Sequence[float], b: Sequence[float], allowance: float = 0.0) 
     weight = sum(v**2 / (len(x) - 1) for v, x in zip(parts, (a, b), strict=True))
     freedom = total**2 / weight if weight else float(len(a) + len(b) - 2)
     error = float(np.sqrt(total + 2 * allowance**2))
+    return _Spread(float(np.mean(a) - np.mean(b)), error, freedom)
+
+
+def _of_one_kind(a: Sequence[float], b: Sequence[float]) -> _Spread:
+    """Return the difference of two means of samples that vary alike (Student's own test)."""
+    freedom = len(a) + len(b) - 2
+    squares = sum(float(np.var(x)) * len(x) for x in (a, b))
+    error = float(np.sqrt(squares / freedom * (1 / len(a) + 1 / len(b))))
     return _Spread(float(np.mean(a) - np.mean(b)), error, freedom)

@@ -72,6 +72,7 @@ class Timed:
     load_s: list[float] = field(default_factory=list)
     peak_kib: int = 0
     pss_kib: int = 0
+    device_memory: dict[str, Any] | None = None
     scores: Scores | None = None
     golden_error: float | None = None
     """FP32 only."""
@@ -133,6 +134,7 @@ def run_pool(units: Sequence[Unit], effort: Effort, progress: Progress) -> Pool:
                 timed.blocks += asides[key].blocks
                 timed.peak_kib = max(timed.peak_kib, *asides[key].peak_kib)
                 timed.pss_kib = max(timed.pss_kib, *asides[key].pss_kib)
+                timed.device_memory = asides[key].device_memory
             if launch == effort.launches - 1:
                 pool.evaluate(workers)
     return Pool(pool.timed, pool.error)

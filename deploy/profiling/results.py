@@ -27,6 +27,20 @@ SCHEMA: Schema = "trueint8/results/2"
 """The version that is written."""
 
 
+class Gpu(Record):
+    """The first GPU just after a round, as NVML tells it; null is not told."""
+
+    sm_mhz: int | None = None
+    memory_mhz: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    busy: float | None = Field(
+        default=None, description="Share of the last sample period with a kernel, whoever's."
+    )
+    used_mib: float | None = Field(default=None, description="Memory, of all processes.")
+    throttled: list[str] = Field(default=[], description="Why clocks are lower than they may be.")
+
+
 class Block(Record):
     """What else the machine did during one round of one row."""
 
@@ -40,6 +54,17 @@ class Block(Record):
         default=None, description="Mean of the processors just after, where the kernel tells it."
     )
     governor: str | None = Field(default=None, description="Of the first processor.")
+    temperature_c: float | None = Field(
+        default=None, description="Of the processor's hottest sensor, where the kernel tells it."
+    )
+    throttle_events: int | None = Field(
+        default=None,
+        description="How often cores were slowed down for heat in this round, likewise.",
+    )
+    pss_mib: float | None = Field(
+        default=None, description="Proportional set of the row's process after the round."
+    )
+    gpu: Gpu | None = Field(default=None, description="None without a GPU or nvidia-ml-py.")
 
 
 class Latency(Record):
@@ -84,6 +109,17 @@ class SequenceScores(Record):
         "are added up."
     )
     counts: list[int] = Field(description="Positions that counted, likewise.")
+
+
+class DeviceMemory(Record):
+    """What a session holds on the GPU, in MiB; null is not told."""
+
+    weights_mib: float | None = None
+    activations_mib: float
+    inputs_and_outputs_mib: float
+    process_mib: float | None = Field(
+        default=None, description="NVML: the whole process, context and libraries included."
+    )
 
 
 class Parity(Record):
@@ -180,6 +216,9 @@ class Row(Record):
         default=None,
         description="Largest proportional set between rounds: pages shared with other processes "
         "count in part.",
+    )
+    device_memory: DeviceMemory | None = Field(
+        default=None, description="After the last round; engines that say what they hold on a GPU."
     )
     size_mib: float | None = Field(
         default=None, description="Files the engine loads, on disk; none for SIMULATED."

@@ -17,6 +17,7 @@ from deploy.profiling.pool import Timed, Unit
 from deploy.profiling.results import (
     SCHEMA,
     Coverage,
+    DeviceMemory,
     Latency,
     Overlap,
     Parity,
@@ -26,6 +27,8 @@ from deploy.profiling.results import (
 from deploy.profiling.scoring import accuracy_figures, bounded
 from deploy.sessions import Configuration
 from trueint8.kinds import Kind
+
+_MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ def measured_row(
         fused_attentions=_fused(unit, c),
         peak_memory_mib=timed.peak_kib / 1024,
         pss_mib=timed.pss_kib / 1024,
+        device_memory=_device_memory(timed),
     )
 
 
@@ -144,6 +148,14 @@ def _row(
         environment=call.environment,
         **figures,
     )
+
+
+def _device_memory(timed: Timed) -> DeviceMemory | None:
+    told = timed.device_memory
+    if told is None:
+        return None
+    in_mib = {f"{k}_mib": v if v is None else v / _MIB for k, v in told.items()}
+    return DeviceMemory.model_validate(in_mib)
 
 
 def _parity(bundle: Bundle, engine: float | None) -> Parity:

@@ -75,7 +75,13 @@ class Worker:
     def time(self, runs: int) -> dict[str, Any]:
         """Run the batch ``runs`` times; return each time and the memory held so far."""
         times = self._timed(runs)
-        return {"times_ns": times, "peak_memory_kib": peak_memory_kib(), "pss_kib": pss_kib()}
+        told = getattr(self._session, "device_memory", None)
+        return {
+            "times_ns": times,
+            "peak_memory_kib": peak_memory_kib(),
+            "pss_kib": pss_kib(),
+            "device_memory": None if told is None else asdict(told()),
+        }
 
     def golden_error(self, golden: str) -> dict[str, Any]:
         """Return the largest difference to golden outputs, relative to the largest of them."""
