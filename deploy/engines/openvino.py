@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class OpenVinoSession:
         library = _library()
         self._compiled = compile_model(library, path, rest, running)
         self._profiled = running.profiled
+        self._alone = running.profiled or running.streams > 1
         self._times = KernelTimes()
         self._outputs = [o.get_any_name() for o in self._compiled.outputs]
         self.inputs = [
@@ -66,9 +68,9 @@ class OpenVinoSession:
         self._requests = [self._compiled.create_infer_request() for _ in range(self._streams())]
 
     def _streams(self) -> int:
-        """Return how many requests run at a time: one where the batch is fixed or profiled."""
+        """Return how many parts of a batch run at a time: one where it must not be cut."""
         fixed = any(not i.shape or i.shape[0] is not None for i in self.inputs)
-        if fixed or self._profiled:
+        if fixed or self._alone:
             return 1
         return int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
@@ -93,6 +95,12 @@ class OpenVinoSession:
             name: np.concatenate(values) if len(used) > 1 else values[0].copy()
             for name, values in zip(self._outputs, given, strict=True)
         }
+
+    def another(self) -> OpenVinoSession:
+        """Return a session over the same compiled model, with a request of its own."""
+        twin = copy.copy(self)
+        twin._requests = [self._compiled.create_infer_request()]
+        return twin
 
     def kernel_times(self) -> dict[str, float]:
         """Return the mean of what the plugin counted in each run but the first."""
@@ -131,6 +139,8 @@ def compile_model(library: Any, path: Path, rest: Precision, running: Running) -
         "INFERENCE_NUM_THREADS": running.threads,
         "PERF_COUNT": running.profiled,
     }
+    if running.streams > 1:
+        properties |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(running.streams)}
     try:
         core = library.Core()
         return core.compile_model(core.read_model(str(path)), "CPU", properties)

@@ -17,11 +17,15 @@ from deploy.bundle import Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
 from deploy.options import check_counts
+from deploy.profiling.comparison import LEAST_LAUNCHES
 from deploy.profiling.conditions import governor
+from deploy.profiling.contest import Effort as ContestEffort
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
 from deploy.profiling.pool import Effort, Unit, launches_of, run_pool
+from deploy.profiling.rebuilding import rebuild
 from deploy.profiling.results import Row
 from deploy.profiling.rows import Call, built_row, executes_int8, measured_row
+from deploy.profiling.throughput import Demand, measure_throughput
 from deploy.sessions import Configuration, Engine, int8_configuration
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
@@ -40,6 +44,8 @@ class ProfileRequest:
     ``rounds`` are spread over ``launches``, fresh processes of each configuration; None is as many
     as have 3 rounds, at most 5. ``round_ms`` is the aim for one round of one configuration; a
     round has at least 3 inferences. ``engines`` empty means all in the bundle.
+    ``rebuilds`` is how often INT8 engines are built again. Throughput is measured for every pair of
+    ``batches`` and ``streams`` if either is given; empty is then the batch size, and one stream.
     """
 
     bundles: list[Path]
@@ -53,6 +59,9 @@ class ProfileRequest:
     seq_len: int | None = None
     seed: int = 0
     engines: list[str] = field(default_factory=list)
+    rebuilds: int = 0
+    batches: list[int] = field(default_factory=list)
+    streams: list[int] = field(default_factory=list)
     timeout_s: float = 600.0
 
 
@@ -77,6 +86,10 @@ def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
     if not request.data.exists():
         raise DataError(f"no data at {request.data}", fix=DATA_FIX)
     _check_engines(request.engines, bundles)
+    if any(count < 1 for count in (*request.batches, *request.streams)):
+        raise ConfigError("a batch or a number of streams is below 1", fix="pass 1 or more")
+    if request.rebuilds not in (0, *range(2, 100)):
+        raise ConfigError(f"{request.rebuilds} rebuilds have no spread", fix="pass --rebuilds 2")
     threads = request.threads or default_threads()
     call = Call(
         id=uuid.uuid4().hex[:12],
@@ -122,6 +135,12 @@ def _rows(
     """Yield rows in the order of ``items``, and measure pool by pool as they are needed."""
     launches = launches_of(request.rounds, request.launches)
     effort = Effort(request.rounds, launches, request.round_ms, request.seed, request.timeout_s)
+    demands = [
+        Demand(batch, streams)
+        for batch in request.batches or [request.batch_size]
+        for streams in request.streams or [1]
+        if request.batches or request.streams
+    ]
     waiting = [item for item in items if isinstance(item, Unit)]
     ready: list[list[Row]] = []
     error: TrueInt8Error | None = None
@@ -134,19 +153,49 @@ def _rows(
             if error is not None:
                 raise error
             pool, pools = run_pool(waiting, effort, progress), pools + 1
-            error = pool.error
-            numbers = {number for number, _ in pool.timed}
-            for number, unit in enumerate(waiting[: len(numbers)]):
+            error, beside = pool.error, f"{call.id}-{pools}"
+            count = len({number for number, _ in pool.timed})
+            for number, unit in enumerate(waiting[:count]):
+                mine = {c: pool.timed[number, c] for c in unit.paths}
                 ready.append(
-                    [
-                        measured_row(
-                            call, unit, c, pool.timed[number, c], launches, f"{call.id}-{pools}"
-                        )
-                        for c in unit.paths
-                    ]
-                )
-            waiting = waiting[len(numbers) :]
-        yield from ready.pop(0)
+                    [measured_row(call, unit, c, timed, launches, beside)
+                     for c, timed in mine.items()]
+                )  # fmt: skip
+            waiting = waiting[count:]
+        rows = ready.pop(0)
+        if demands:
+            rows = _with_throughput(item, rows, demands, effort, progress)
+        yield from _with_rebuilds(request, item, rows, progress) if request.rebuilds else rows
+
+
+def _with_throughput(
+    unit: Unit, rows: Sequence[Row], demands: Sequence[Demand], effort: Effort, progress: Progress
+) -> list[Row]:
+    with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+        found = measure_throughput(unit, demands, effort, Path(scratch), progress)
+    return [
+        row.model_copy(update={"throughput": found[c]}) if c in found else row
+        for row, c in zip(rows, unit.paths, strict=True)
+    ]
+
+
+def _with_rebuilds(
+    request: ProfileRequest, unit: Unit, rows: Sequence[Row], progress: Progress
+) -> Iterator[Row]:
+    """Yield rows, that of INT8 with what became of building its engine again."""
+    launches = max(LEAST_LAUNCHES, launches_of(request.rounds, request.launches))
+    each = -(-request.rounds // launches)
+    effort = ContestEffort(launches, each, request.round_ms, request.seed, request.timeout_s)
+    for row, c in zip(rows, unit.paths, strict=True):
+        if c.graph != "int8":
+            yield row
+        elif unit.engine.runs_checkpoint:
+            progress.say(f"{unit.title} is not built again: it is built from the checkpoint")
+            yield row
+        else:
+            with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+                found = rebuild(unit, request.rebuilds, effort, Path(scratch), progress)
+            yield row.model_copy(update={"rebuilds": found})
 
 
 def _bundle_units(

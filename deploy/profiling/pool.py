@@ -172,9 +172,11 @@ class _Launches:
         found: dict[Key, WorkerProcess] = {}
         told: dict[Key, Timed] = {}
         with self._progress.step(f"load {unit.title}", total=len(unit.paths)) as advance:
-            for c, path in unit.paths.items():
+            for c in unit.paths:  # all at once: they import while others do
                 worker = WorkerProcess(f"{unit.title}, {c.name}", self._effort.timeout_s)
                 found[number, c] = stack.enter_context(worker)
+            for c, path in unit.paths.items():
+                worker = found[number, c]
                 loaded = worker.open(unit.engine.name, path, c, unit.running)
                 warmup = worker.ask("warm_up", data=str(unit.data_file))["times_ns"]
                 timed = self.timed.get((number, c)) or Timed(warmup)

@@ -122,6 +122,28 @@ class DeviceMemory(Record):
     )
 
 
+class Throughput(Record):
+    """What an engine gave while ``streams`` requests of ``batch`` sequences ran at a time."""
+
+    batch: int
+    streams: int
+    rounds: list[list[tuple[int, int]]] = Field(
+        description="Runs and the nanoseconds they took, of each stream, by interleaved round; "
+        "launch by launch."
+    )
+    launches: int = Field(description="Fresh processes that the rounds are spread over.")
+
+
+class Rebuilds(Record):
+    """The engine built again and again from the bundle's graph, and each build timed."""
+
+    build_s: list[float] = Field(description="Seconds each build took.")
+    distinct: int = Field(description="How many builds differ from each other by content.")
+    launches_ns: list[list[list[list[int]]]] = Field(
+        description="Times by build, launch and round; all builds ran beside each other."
+    )
+
+
 class Parity(Record):
     """How far the float model that is timed is from the framework's; relative to its output."""
 
@@ -216,6 +238,12 @@ class Row(Record):
         default=None,
         description="Largest proportional set between rounds: pages shared with other processes "
         "count in part.",
+    )
+    throughput: list[Throughput] = Field(
+        default=[], description="Of `deploy profile --streams` and `--batch`; float and INT8 rows."
+    )
+    rebuilds: Rebuilds | None = Field(
+        default=None, description="INT8 rows of `deploy profile --rebuilds`."
     )
     device_memory: DeviceMemory | None = Field(
         default=None, description="After the last round; engines that say what they hold on a GPU."

@@ -73,9 +73,8 @@ def runs_needed(percent: float) -> int:
 
 
 def _estimate(rounds_ns: Sequence[Sequence[int]], percent: float, launches: int) -> Estimate:
-    found = _resampled(rounds_ns, _drawn_rounds(len(rounds_ns), launches), percent)
-    low, high = np.percentile(found, _tails()) / 1e6
-    return Estimate(quantile_ms(rounds_ns, percent), float(low), float(high))
+    found = _resampled(rounds_ns, drawn_rounds(len(rounds_ns), launches), percent)
+    return estimate_from(quantile_ms(rounds_ns, percent), found / 1e6)
 
 
 def speed_up(
@@ -96,12 +95,9 @@ def speed_up(
     """
     if len(baseline_ns) != len(candidate_ns):
         raise ValueError(f"{len(baseline_ns)} rounds cannot be paired with {len(candidate_ns)}")
-    drawn = _drawn_rounds(len(baseline_ns), launches)
+    drawn = drawn_rounds(len(baseline_ns), launches)
     ratios = _resampled(baseline_ns, drawn, 50) / _resampled(candidate_ns, drawn, 50)
-    low, high = np.percentile(ratios, _tails())
-    return Estimate(
-        quantile_ms(baseline_ns, 50) / quantile_ms(candidate_ns, 50), float(low), float(high)
-    )
+    return estimate_from(quantile_ms(baseline_ns, 50) / quantile_ms(candidate_ns, 50), ratios)
 
 
 def ratio_apart(
@@ -122,11 +118,16 @@ def ratio_apart(
     Returns:
         Above 1 where the candidate is slower.
     """
-    below = _resampled(baseline_ns, _drawn_rounds(len(baseline_ns), launches[0]), 50)
-    drawn = _drawn_rounds(len(candidate_ns), launches[1], _SEED + 1)
+    below = _resampled(baseline_ns, drawn_rounds(len(baseline_ns), launches[0]), 50)
+    drawn = drawn_rounds(len(candidate_ns), launches[1], _SEED + 1)
     above = _resampled(candidate_ns, drawn, 50)
-    low, high = np.percentile(above / below, _tails())
     value = quantile_ms(candidate_ns, 50) / quantile_ms(baseline_ns, 50)
+    return estimate_from(value, above / below)
+
+
+def estimate_from(value: float, resampled: np.ndarray) -> Estimate:
+    """Return a value with the 95 % interval that resampling gives."""
+    low, high = np.percentile(resampled, _tails())
     return Estimate(value, float(low), float(high))
 
 
@@ -134,7 +135,7 @@ def _tails() -> list[float]:
     return [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
 
 
-def _drawn_rounds(rounds: int, launches: int, seed: int = _SEED) -> np.ndarray:
+def drawn_rounds(rounds: int, launches: int, seed: int = _SEED) -> np.ndarray:
     """Return numbers of rounds, a row per set: of launches drawn anew, and in each of its rounds.
 
     Raises:
