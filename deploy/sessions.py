@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -51,12 +51,14 @@ class Running:
         options: Those the engine was built with.
         shapes: What a graph that is compiled when it is opened must accept.
         profiled: Whether :meth:`Session.kernel_times` will be asked; it slows every run.
+        streams: How many requests will run at a time: see :func:`open_streams`.
     """
 
     threads: int
     options: EngineOptions = EngineOptions()
     shapes: Shapes | None = None
     profiled: bool = False
+    streams: int = 1
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -71,6 +73,7 @@ class Running:
             options=EngineOptions.from_plain(plain["options"]),
             shapes=shapes and shapes_from_plain(shapes),
             profiled=plain["profiled"],
+            streams=plain["streams"],
         )
 
 
@@ -233,6 +236,34 @@ class Engine(Protocol):
         Raises:
             RunError: If this machine cannot run it.
         """
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A session whose engine other sessions can share."""
+
+    def another(self) -> Session:
+        """Return a session that may run at the same time; closing this one ends both."""
+
+
+def open_streams(
+    engine: Engine, path: Path, configuration: Configuration, running: Running
+) -> list[Session]:
+    """Return as many sessions as ``running`` has streams, which may run at the same time.
+
+    They share one engine where it can be shared, else each has its share of the threads.
+
+    Raises:
+        RunError: If this machine cannot run it.
+    """
+    if running.streams == 1:
+        return [engine.open(path, configuration, running)]
+    first = engine.open(path, configuration, running)
+    if isinstance(first, Shared):
+        return [first, *(first.another() for _ in range(running.streams - 1))]
+    first.close()
+    alone = replace(running, threads=max(1, running.threads // running.streams), streams=1)
+    return [engine.open(path, configuration, alone) for _ in range(running.streams)]
 
 
 def int8_configuration(engine: Engine) -> Configuration | None:

@@ -17,6 +17,12 @@ control, are launched in fresh processes again and again and run in turn. The ra
 its 95 % interval; faster, slower or no evidence is decided on the 99 % interval, and only where A
 does not differ from itself. The least effect that the run could have found is printed beside it.
 
+A and B may be results of `deploy profile` instead: RESULTS.jsonl, whose rows are compared with
+those of the same bundle, engine and configuration, or RESULTS.jsonl@ENGINE:CONFIGURATION and, where
+a file has several bundles, RESULTS.jsonl@BUNDLE@ENGINE:CONFIGURATION. Rows of one call are paired;
+others are not, and it is said. Unlike machines, versions, data or shapes are refused without
+--allow-unlike. The control is then every second launch of A against its others.
+
 With --layers: precision, kernel and time of each layer in alternating runs of A's golden inputs;
 timing slows them, so this is where time goes, and no verdict. `≠` marks layers that run in
 different precisions.
@@ -25,6 +31,8 @@ different precisions.
 Examples:
   deploy compare bert-int8@openvino:float-fp32 bert-int8@openvino
   deploy compare bert-int8@openvino bert-int8@onnxruntime --data eval.txt --launches 20
+  deploy compare results.jsonl@openvino:float-fp32 results.jsonl@openvino:int8
+  deploy compare yesterday.jsonl today.jsonl
   deploy compare bert-int8@openvino bert-int8@onnxruntime --layers
 """
 
@@ -34,13 +42,16 @@ class CompareOptions:
     """Everything ``deploy compare`` can be told."""
 
     sides: tuple[str, ...] = argument((), metavar="A B", many=True)
+    allow_unlike: bool = option(
+        False, type=bool, help="Compare results of unlike machines, versions, data or shapes."
+    )
     layers: bool = option(False, type=bool, help="Compare layer by layer.")
     data: str | None = option(help="Data whose first batch is run.  [default: golden inputs of A]")
     batch_size: int = option(8, type=int, help="Sequences per batch of --data.")
     seq_len: int | None = option(type=int, help="Tokens per sequence of --data.")
     launches: int = option(10, type=int, help="Fresh processes of each side; at least 4.")
-    rounds: int = option(10, type=int, help="Rounds per launch, each in an order drawn anew.")
-    round_ms: float = option(100.0, type=float, help="Aim for one side's round, in ms.")
+    rounds: int = option(20, type=int, help="Rounds per launch, each in an order drawn anew.")
+    round_ms: float = option(15.0, type=float, help="Aim for one side's round, in ms.")
     threads: int | None = option(type=int, help="Threads of both.  [default: all]")
     seed: int = option(0, type=int, help="Seed of all orders.")
     timeout: float = option(600.0, type=float, help="Longest wait for one answer, in seconds.")
@@ -52,6 +63,7 @@ class CompareOptions:
 
 def run(options: CompareOptions) -> None:
     """Compare two sides and print what is known."""
+    from deploy.profiling.stored import names_results
     from deploy.sides import open_side
     from trueint8.errors import ConfigError
 
@@ -60,11 +72,31 @@ def run(options: CompareOptions) -> None:
             f"{len(options.sides)} sides given; a comparison has two",
             fix="deploy compare BUNDLE@ENGINE BUNDLE@ENGINE",
         )
+    if any(named := [names_results(text) for text in options.sides]):
+        if not all(named):
+            raise ConfigError(
+                "a results file cannot be compared with a bundle",
+                fix="pass two results files, or two bundles",
+            )
+        _stored(options)
+        return
     sides = [open_side(text) for text in options.sides]
     if options.layers:
         _layers(options, sides)
     else:
         _verdict(options, sides)
+
+
+def _stored(options: CompareOptions) -> None:
+    from deploy.profiling.stored import pairs_of_results, plain_pairs, stored_lines
+
+    a, b = options.sides
+    pairs = pairs_of_results(a, b, allow_unlike=options.allow_unlike)
+    if options.json:
+        print_json(plain_pairs(pairs))
+        return
+    for line in stored_lines(pairs):
+        click.echo(line)
 
 
 def _layers(options: CompareOptions, sides: list[Any]) -> None:

@@ -43,7 +43,21 @@ class ProfileOptions:
     seq_len: int | None = option(type=int, help="Tokens per sequence.  [default: as calibrated]")
     rounds: int = option(15, type=int, help="Interleaved rounds; at least 3.")
     round_ms: float = option(150.0, type=float, help="Aim for one configuration's round, in ms.")
+    launches: int | None = option(
+        type=int,
+        help="Fresh processes of each configuration that rounds are spread over.  "
+        "[default: one for 3 rounds, at most 5]",
+    )
     threads: int | None = option(type=int, help="Threads of every engine.  [default: all]")
+    batch: str | None = option(
+        help="Batch sizes whose throughput is measured, joined by commas.  [default: --batch-size]"
+    )
+    streams: str | None = option(
+        help="Requests at a time, joined by commas, under which throughput is measured."
+    )
+    rebuilds: int = option(
+        0, type=int, help="Build INT8 engines so often again, and show how builds differ."
+    )
     timeout: float = option(600.0, type=float, help="Longest wait for one answer, in seconds.")
     seed: int = option(0, type=int, help="Seed of sampling, masking and round order.")
     force: bool = option(False, type=bool, help="Replace an existing results file.")
@@ -75,6 +89,7 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         bundles=[Path(b) for b in options.bundles],
         data=Path(options.data),
         rounds=options.rounds,
+        launches=options.launches,
         round_ms=options.round_ms,
         threads=options.threads,
         samples=options.samples,
@@ -82,6 +97,9 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         seq_len=options.seq_len,
         seed=options.seed,
         engines=[e.strip() for e in options.engine.split(",")] if options.engine else [],
+        batches=_counts("--batch", options.batch),
+        streams=_counts("--streams", options.streams),
+        rebuilds=options.rebuilds,
         timeout_s=options.timeout,
     )
     rows: list[Row] = []
@@ -106,11 +124,39 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         require_none(findings)
 
 
+def _counts(flag: str, text: str | None) -> list[int]:
+    """Read numbers joined by commas.
+
+    Raises:
+        ConfigError: If one is no number.
+    """
+    from trueint8.errors import ConfigError
+
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(f"{flag} {text} is no list of numbers", fix=f"pass {flag} 1,2")
+    return [int(part) for part in parts]
+
+
 def _print_verdicts(rows: list[Row], findings: list[Finding]) -> None:
+    from deploy.profiling.rebuilding import spread_line
     from deploy.profiling.summary import summarize
+    from deploy.profiling.throughput import samples_per_s
     from deploy.reporting.document import printable
     from deploy.reporting.verdicts import verdict_of
 
+    for row in rows:
+        for held in row.throughput:
+            found = samples_per_s(held)
+            click.echo(
+                f"{printable(row.bundle)} on {row.engine}, {row.label}: {found.value:.1f} "
+                f"samples/s [{found.low:.1f}, {found.high:.1f}] with batch {held.batch}, "
+                f"{held.streams} at a time  [{row.kind}]"
+            )
+    for row in rows:
+        if row.rebuilds is not None:
+            title = printable(f"{row.bundle} on {row.engine}")
+            click.echo(spread_line(title, row.rebuilds))
     for note in map(verdict_of, summarize(rows)):
         kind = f" [{note.kind}]" if note.kind else ""
         click.echo(f"{printable(note.name)}: {note.text}{kind}")

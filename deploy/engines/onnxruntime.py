@@ -173,6 +173,10 @@ class OnnxRuntimeSession:
             ) from err
         return dict(zip(self._outputs, values, strict=True))
 
+    def another(self) -> OnnxRuntimeSession:
+        """Return this session: ONNX Runtime's own takes runs of several threads."""
+        return self
+
     def kernel_times(self) -> dict[str, float]:
         """Return the mean over all runs but the first; runs after this are not timed."""
         from deploy.optimized_graph import times_of

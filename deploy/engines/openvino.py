@@ -54,6 +54,7 @@ class OpenVinoSession:
         library = _library()
         self._compiled = compile_model(library, path, rest, running)
         self._profiled = running.profiled
+        self._alone = running.profiled or running.streams > 1
         self._times = AveragedTimes()
         self._outputs = [o.get_any_name() for o in self._compiled.outputs]
         self.inputs = [
@@ -68,9 +69,9 @@ class OpenVinoSession:
         self._idle = [self._create_requests()]
 
     def _streams(self) -> int:
-        """Return how many requests run at a time: one where the batch is fixed or profiled."""
+        """Return how many parts of a batch run at a time: one where it must not be cut."""
         fixed = any(not i.shape or i.shape[0] is not None for i in self.inputs)
-        if fixed or self._profiled:
+        if fixed or self._alone:
             return 1
         return int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
@@ -107,6 +108,10 @@ class OpenVinoSession:
             name: np.concatenate(values) if len(used) > 1 else values[0].copy()
             for name, values in zip(self._outputs, given, strict=True)
         }
+
+    def another(self) -> OpenVinoSession:
+        """Return itself: threads that run at the same time have requests of their own."""
+        return self
 
     def kernel_times(self) -> dict[str, float]:
         """Return the mean over each run but the first, from the plugin's running averages."""
@@ -145,6 +150,8 @@ def compile_model(library: Any, path: Path, rest: Precision, running: Running) -
         "INFERENCE_NUM_THREADS": running.threads,
         "PERF_COUNT": running.profiled,
     }
+    if running.streams > 1:
+        properties |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(running.streams)}
     try:
         core = library.Core()
         return core.compile_model(core.read_model(str(path)), "CPU", properties)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import psutil
 
+_PROCESSORS = Path("/sys/devices/system/cpu")
+_THROTTLED = "cpu[0-9]*/thermal_throttle/core_throttle_count"
+_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
@@ -80,6 +83,18 @@ def frequency_mhz() -> float | None:
     """Return the mean clock of the processors, where the kernel tells it."""
     found = psutil.cpu_freq()
     return float(found.current) if found is not None and found.current else None
+
+
+def temperature_c() -> float | None:
+    """Return the temperature of the processor's hottest sensor, where the kernel tells it."""
+    sensors = psutil.sensors_temperatures()
+    return max((r.current for name in _SENSORS for r in sensors.get(name, ())), default=None)
+
+
+def throttle_events(processors: Path = _PROCESSORS) -> int | None:
+    """Return how often cores were slowed down for heat since the start, where the kernel tells."""
+    counts = [int(file.read_text()) for file in processors.glob(_THROTTLED)]
+    return sum(counts) if counts else None
 
 
 def governor() -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from deploy.profiling.comparison import Comparison, Rounds, compare_launches
 from deploy.profiling.workers import WorkerProcess, time_interleaved
@@ -14,6 +15,8 @@ from deploy.sessions import Configuration, Running
 from trueint8.progress import Progress
 
 _SIDES = ("A", "B", "control")
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,8 @@ class Effort:
     """
 
     launches: int = 10
-    rounds: int = 10
-    round_ms: float = 100.0
+    rounds: int = 20
+    round_ms: float = 15.0
     seed: int = 0
     timeout_s: float = 600.0
 
@@ -73,21 +76,37 @@ def contest(a: Arm, b: Arm, data: Path, effort: Effort, progress: Progress) -> C
     Raises:
         RunError: If a side fails.
     """
-    order = random.Random(effort.seed)
-    samples: dict[str, list[Rounds]] = {side: [] for side in _SIDES}
-    unsettled = 0
+    sides = {side: b if side == "B" else a for side in _SIDES}
     title = f"compare {a.label} with {b.label}"
+    samples, unsettled = time_launches(sides, data, effort, progress, title)
+    return Contest(samples, unsettled)
+
+
+def time_launches(
+    arms: Mapping[K, Arm], data: Path, effort: Effort, progress: Progress, title: str
+) -> tuple[dict[K, list[Rounds]], int]:
+    """Launch every arm in a process of its own, again and again, and time them in turn.
+
+    Returns:
+        Rounds in ns per launch, by arm; and how many processes were still getting faster when
+        their warm-up was ended.
+    """
+    order = random.Random(effort.seed)
+    samples: dict[K, list[Rounds]] = {key: [] for key in arms}
+    unsettled = 0
     with progress.step(title, total=effort.launches * effort.rounds) as advance:
         for launch in range(effort.launches):
             with ExitStack() as stack:
-                workers, warmups = {}, {}
-                for side in order.sample(_SIDES, len(_SIDES)):
-                    arm = b if side == "B" else a
-                    worker = WorkerProcess(arm.label, effort.timeout_s)
-                    workers[side] = stack.enter_context(worker)
+                workers = {  # all at once: they import while others do
+                    key: stack.enter_context(WorkerProcess(arms[key].label, effort.timeout_s))
+                    for key in order.sample(list(arms), len(arms))
+                }
+                warmups = {}
+                for key, worker in workers.items():
+                    arm = arms[key]
                     worker.open(arm.engine, arm.path, arm.configuration, arm.running)
                     answer = worker.ask("warm_up", data=str(data))
-                    warmups[side] = answer["times_ns"]
+                    warmups[key] = answer["times_ns"]
                     unsettled += not answer["settled"]
                 times, _ = time_interleaved(
                     workers,
@@ -97,6 +116,6 @@ def contest(a: Arm, b: Arm, data: Path, effort: Effort, progress: Progress) -> C
                     seed=effort.seed + launch,
                     advance=advance,
                 )
-            for side in _SIDES:
-                samples[side].append(times[side])
-    return Contest(samples, unsettled)
+            for key in arms:
+                samples[key].append(times[key])
+    return samples, unsettled

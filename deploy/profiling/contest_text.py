@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.profiling.comparison import Rounds
+from deploy.profiling.comparison import Comparison, Rounds
 from deploy.profiling.contest import Contest
 from deploy.profiling.statistics import Estimate
 from deploy.sides import Side
@@ -20,20 +20,40 @@ _MISSES = 0.05
 
 def contest_lines(sides: Sequence[Side], held: Contest) -> Iterator[str]:
     """Yield the times, the ratio, the control, and the verdict with what limits it."""
-    found = held.comparison()
     for letter, side in zip("AB", sides, strict=True):
-        yield f"{letter}: {side.label:<50} p50 {_median_ms(held.samples[letter]):9.3f} ms"
-    yield f"time of A ÷ time of B   {_shown(found.ratio)}, {found.launches} launches"
-    yield f"A ÷ A, the control      {_shown(found.control)}"
-    yield f"least effect findable   {found.detectable:.1%}, four times out of five"
-    yield f"verdict: {_sentence(found.verdict)}  [{Kind.MEASURED}, 99 % interval "
-    f"{found.deciding.low:.3f} - {found.deciding.high:.3f}]"
+        yield side_line(letter, side.label, held.samples[letter])
+    yield from comparison_lines(held.comparison(), Kind.MEASURED)
     yield from advice(held)
+
+
+def side_line(letter: str, label: str, launches: Sequence[Rounds]) -> str:
+    """Return one side's name and median."""
+    return f"{letter}: {label:<50} p50 {_median_ms(launches):9.3f} ms"
+
+
+def comparison_lines(found: Comparison, kind: Kind) -> Iterator[str]:
+    """Yield the ratio, the control, what could have been found, and the verdict."""
+    paired = "" if found.paired else ", not paired"
+    yield f"time of A ÷ time of B   {estimate_text(found.ratio)}, {found.launches} launches{paired}"
+    yield f"A ÷ A, the control      {estimate_text(found.control)}"
+    yield f"least effect findable   {found.detectable:.1%}, four times out of five"
+    interval = f"{found.deciding.low:.3f} - {found.deciding.high:.3f}"
+    yield f"verdict: {_sentence(found.verdict)}  [{kind}, 99 % interval {interval}]"
 
 
 def advice(held: Contest) -> Iterator[str]:
     """Yield what is wrong with a run and what to do about it."""
     found = held.comparison()
+    yield from comparison_advice(found)
+    if held.unsettled:
+        yield (
+            f"{held.unsettled} processes were still getting faster after ten seconds of warm-up; "
+            "times may fall further"
+        )
+
+
+def comparison_advice(found: Comparison) -> Iterator[str]:
+    """Yield what a comparison itself tells of the run."""
     if not found.stable:
         yield (
             "unstable: A differs from itself by more than chance, so nothing is decided; close "
@@ -43,11 +63,6 @@ def advice(held: Contest) -> Iterator[str]:
         yield (
             f"noisy: effects below {found.detectable:.0%} are likely to be missed; pass more "
             "--launches, or run on a quieter machine"
-        )
-    if held.unsettled:
-        yield (
-            f"{held.unsettled} processes were still getting faster after ten seconds of warm-up; "
-            "times may fall further"
         )
 
 
@@ -70,7 +85,8 @@ def _sentence(verdict: str) -> str:
     return verdict if verdict == "no evidence" else f"B is {verdict}"
 
 
-def _shown(ratio: Estimate) -> str:
+def estimate_text(ratio: Estimate) -> str:
+    """Return a ratio with its interval."""
     return f"{ratio.value:.3f}  [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -85,6 +86,7 @@ def unchecked(rows: Sequence[Row]) -> list[str]:
         "float-precision": any(row.floats is None for row in ran),
         "float-attention": any(r.fused_attentions is None for r in ran if r.graph == "float"),
         "machine-under-load": any(row.latency and not row.latency.blocks for row in ran),
+        "throttled": any(row.latency and not row.latency.blocks for row in ran),
     }
     return [name for name, lacks in lacking.items() if lacks]
 
@@ -192,6 +194,17 @@ def machine_under_load(rows: Sequence[Row]) -> Found:
             yield f"the load average was {load:.1f} on {cores:.0f} processors before the start", fix
 
 
+def throttled(rows: Sequence[Row]) -> Found:
+    """A processor was slowed down while runs were timed."""
+    blocks = [b for row in rows if row.latency is not None for b in row.latency.blocks]
+    fix = "cool the machine or lower its clocks to what it holds, and profile again"
+    if hot := sum(bool(b.throttle_events) for b in blocks):
+        yield f"cores were slowed down for heat in {hot} of {len(blocks)} rounds", fix
+    reasons = Counter(r for b in blocks if b.gpu is not None for r in b.gpu.throttled)
+    for reason, count in reasons.items():
+        yield f"the GPU was slowed down ({reason}) in {count} of {len(blocks)} rounds", fix
+
+
 def _load_and_cores(row: Row) -> tuple[float, float]:
     load, cores = (row.environment.get(key) for key in ("load_average_1m", "cores"))
     if isinstance(load, int | float) and isinstance(cores, int | float):
@@ -206,4 +219,5 @@ GATES: dict[str, Callable[[Sequence[Row]], Found]] = {
     "float-attention": float_attention,
     "too-few-samples": too_few_samples,
     "machine-under-load": machine_under_load,
+    "throttled": throttled,
 }

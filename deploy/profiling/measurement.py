@@ -1,4 +1,4 @@
-"""Profile bundles: every configuration in a fresh process, rounds interleaved."""
+"""Profile bundles: every configuration in fresh processes, rounds of all interleaved."""
 
 from __future__ import annotations
 
@@ -6,41 +6,31 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from calib.data import DATA_FIX
-from calib.fingerprints import shared
 from calib.inputs import Request
-from deploy.audit import Audit, audit_engine, returned
-from deploy.bundle import ENGINE, FLOAT_GRAPH, GOLDEN, Bundle, open_bundle
+from deploy.audit import audit_engine
+from deploy.bundle import Bundle, open_bundle
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
-from deploy.kernels import fused_attentions
 from deploy.options import check_counts
+from deploy.profiling.comparison import LEAST_LAUNCHES
 from deploy.profiling.conditions import governor
+from deploy.profiling.contest import Effort as ContestEffort
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
-from deploy.profiling.results import (
-    SCHEMA,
-    Block,
-    Coverage,
-    Latency,
-    Overlap,
-    Parity,
-    Row,
-    SequenceScores,
-)
-from deploy.profiling.scoring import accuracy_figures, bounded, scores_from
-from deploy.profiling.workers import WorkerProcess, time_interleaved
-from deploy.sessions import Configuration, Engine, Running, int8_configuration
+from deploy.profiling.pool import Effort, Unit, launches_of, run_pool
+from deploy.profiling.rebuilding import rebuild
+from deploy.profiling.results import Row
+from deploy.profiling.rows import Call, built_row, executes_int8, measured_row
+from deploy.profiling.throughput import Demand, measure_throughput
+from deploy.sessions import Configuration, Engine, int8_configuration
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
 from trueint8.artifacts import sha256_tree
-from trueint8.errors import ConfigError, DataError, UnknownName
-from trueint8.kinds import Kind
+from trueint8.errors import ConfigError, DataError, TrueInt8Error, UnknownName
 from trueint8.progress import Progress
 from trueint8.registry import did_you_mean
 
@@ -51,13 +41,17 @@ MIN_ROUNDS = 3
 class ProfileRequest:
     """What to measure and how long.
 
-    ``round_ms`` is the aim for one round of one configuration; a round has
-    at least 3 inferences. ``engines`` empty means all in the bundle.
+    ``rounds`` are spread over ``launches``, fresh processes of each configuration; None is as many
+    as have 3 rounds, at most 5. ``round_ms`` is the aim for one round of one configuration; a
+    round has at least 3 inferences. ``engines`` empty means all in the bundle.
+    ``rebuilds`` is how often INT8 engines are built again. Throughput is measured for every pair of
+    ``batches`` and ``streams`` if either is given; empty is then the batch size, and one stream.
     """
 
     bundles: list[Path]
     data: Path
     rounds: int = 15
+    launches: int | None = None
     round_ms: float = 150.0
     threads: int | None = None
     samples: int = 64
@@ -65,31 +59,23 @@ class ProfileRequest:
     seq_len: int | None = None
     seed: int = 0
     engines: list[str] = field(default_factory=list)
+    rebuilds: int = 0
+    batches: list[int] = field(default_factory=list)
+    streams: list[int] = field(default_factory=list)
     timeout_s: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """What all rows of one call share."""
-
-    id: str
-    threads: int
-    environment: dict[str, Any]
-    request: ProfileRequest
-    data_sha256: str
-    progress: Progress
-
-
 def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
-    """Verify all bundles, then measure and yield one engine of one bundle after the other.
+    """Verify all bundles, measure all their engines beside each other, and yield the rows.
 
     Raises:
         IntegrityError: Before anything runs, if a file of any bundle was changed.
-        DataError: If there is no evaluation data, or it does not fit a model.
-        RunError: If a configuration fails; nothing is measured in its place.
+        DataError: Likewise, if there is no evaluation data, or it does not fit a model.
+        RunError: If a configuration fails; nothing is measured in its place, and rows of the
+            engines before it come first.
     """
     check_rounds(request.rounds)
-    check_counts(request, ("threads", "samples", "batch_size", "seq_len"))
+    check_counts(request, ("launches", "threads", "samples", "batch_size", "seq_len"))
     with progress.step("verify bundles", total=len(request.bundles)) as advance:
         bundles = []
         for path in request.bundles:
@@ -100,18 +86,25 @@ def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
     if not request.data.exists():
         raise DataError(f"no data at {request.data}", fix=DATA_FIX)
     _check_engines(request.engines, bundles)
+    if any(count < 1 for count in (*request.batches, *request.streams)):
+        raise ConfigError("a batch or a number of streams is below 1", fix="pass 1 or more")
+    if request.rebuilds not in (0, *range(2, 100)):
+        raise ConfigError(f"{request.rebuilds} rebuilds have no spread", fix="pass --rebuilds 2")
     threads = request.threads or default_threads()
-    session = _Session(
+    call = Call(
         id=uuid.uuid4().hex[:12],
         threads=threads,
         environment=_environment(request, threads),
-        request=request,
+        data=request.data,
         data_sha256=sha256_tree(request.data),
-        progress=progress,
     )
-    for bundle in bundles:
-        with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
-            yield from _bundle_rows(session, bundle, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+        items: list[Unit | Row] = []
+        for number, bundle in enumerate(bundles):
+            folder = Path(scratch) / str(number)
+            folder.mkdir()
+            items += _bundle_units(request, call, bundle, folder, progress)
+        yield from _rows(request, call, items, progress)
 
 
 def check_rounds(rounds: int) -> None:
@@ -136,32 +129,117 @@ def _check_engines(wanted: Sequence[str], bundles: Sequence[Bundle]) -> None:
         )
 
 
-def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[Row]:
-    progress, asked = session.progress, session.request.samples
+def _rows(
+    request: ProfileRequest, call: Call, items: Sequence[Unit | Row], progress: Progress
+) -> Iterator[Row]:
+    """Yield rows in the order of ``items``, and measure pool by pool as they are needed."""
+    launches = launches_of(request.rounds, request.launches)
+    effort = Effort(request.rounds, launches, request.round_ms, request.seed, request.timeout_s)
+    demands = [
+        Demand(batch, streams)
+        for batch in request.batches or [request.batch_size]
+        for streams in request.streams or [1]
+        if request.batches or request.streams
+    ]
+    waiting = [item for item in items if isinstance(item, Unit)]
+    ready: list[list[Row]] = []
+    error: TrueInt8Error | None = None
+    pools = 0
+    for item in items:
+        if isinstance(item, Row):
+            yield item
+            continue
+        if not ready:
+            if error is not None:
+                raise error
+            pool, pools = run_pool(waiting, effort, progress), pools + 1
+            error, beside = pool.error, f"{call.id}-{pools}"
+            count = len({number for number, _ in pool.timed})
+            for number, unit in enumerate(waiting[:count]):
+                mine = {c: pool.timed[number, c] for c in unit.paths}
+                ready.append(
+                    [measured_row(call, unit, c, timed, launches, beside)
+                     for c, timed in mine.items()]
+                )  # fmt: skip
+            waiting = waiting[count:]
+        rows = ready.pop(0)
+        if demands:
+            rows = _with_throughput(item, rows, demands, effort, progress)
+        yield from _with_rebuilds(request, item, rows, progress) if request.rebuilds else rows
+
+
+def _with_throughput(
+    unit: Unit, rows: Sequence[Row], demands: Sequence[Demand], effort: Effort, progress: Progress
+) -> list[Row]:
+    with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+        found = measure_throughput(unit, demands, effort, Path(scratch), progress)
+    return [
+        row.model_copy(update={"throughput": found[c]}) if c in found else row
+        for row, c in zip(rows, unit.paths, strict=True)
+    ]
+
+
+def _with_rebuilds(
+    request: ProfileRequest, unit: Unit, rows: Sequence[Row], progress: Progress
+) -> Iterator[Row]:
+    """Yield rows, that of INT8 with what became of building its engine again."""
+    launches = max(LEAST_LAUNCHES, launches_of(request.rounds, request.launches))
+    each = -(-request.rounds // launches)
+    effort = ContestEffort(launches, each, request.round_ms, request.seed, request.timeout_s)
+    for row, c in zip(rows, unit.paths, strict=True):
+        if c.graph != "int8":
+            yield row
+        elif unit.engine.runs_checkpoint:
+            progress.say(f"{unit.title} is not built again: it is built from the checkpoint")
+            yield row
+        else:
+            with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
+                found = rebuild(unit, request.rebuilds, effort, Path(scratch), progress)
+            yield row.model_copy(update={"rebuilds": found})
+
+
+def _bundle_units(
+    request: ProfileRequest, call: Call, bundle: Bundle, scratch: Path, progress: Progress
+) -> Iterator[Unit | Row]:
+    """Yield what is measured of a bundle, and the rows of engines that cannot run here."""
     data_file = scratch / "evaluation.npz"
-    with progress.step(f"read {session.request.data.name} for {bundle.path.name}"):
-        data = evaluation_data(session.request, bundle)
+    with progress.step(f"read {request.data.name} for {bundle.path.name}"):
+        data = evaluation_data(request, bundle)
         data.save(data_file)
-    if data.count < asked:
-        progress.say(f"evaluated on {data.count} of {asked} sequences asked for")
+    if data.count < request.samples:
+        progress.say(f"evaluated on {data.count} of {request.samples} sequences asked for")
     for name, entry in bundle.manifest.engines.items():
-        if session.request.engines and name not in session.request.engines:
+        if request.engines and name not in request.engines:
             continue
         engine: Engine = ENGINES.load(name)
         with progress.step(f"audit {bundle.path.name} on {name}"):
             audit = audit_engine(bundle, name)
-        if engine.runs_here:
-            simulated = _simulated(session, bundle, entry.graph, scratch)
-            yield from _engine_rows(session, bundle, engine, data, data_file, simulated, audit)
-        else:
-            yield _built_row(session, bundle, name, audit)
+        if not engine.runs_here:
+            yield built_row(call, bundle, name, audit)
+            continue
+        int8 = int8_configuration(engine)
+        # where nothing runs in INT8, what the engine does with the Q/DQ graph is the simulation
+        simulation = [Configuration("simulated", "fp32")] if executes_int8(audit.coverage()) else []
+        configurations = [*engine.floats(), *([*simulation, int8] if int8 is not None else [])]
+        simulated = _simulated(bundle, entry.graph, scratch, progress)
+        folder = bundle.engine_folder(name)
+        paths = {"float": bundle.float_graph, "simulated": simulated, "int8": folder}
+        yield Unit(
+            bundle=bundle,
+            engine=engine,
+            audit=audit,
+            data=data,
+            data_file=data_file,
+            paths={c: folder if engine.runs_checkpoint else paths[c.graph] for c in configurations},
+            running=bundle.running(name, call.threads),
+        )
 
 
-def _simulated(session: _Session, bundle: Bundle, graph: str, scratch: Path) -> Path:
+def _simulated(bundle: Bundle, graph: str, scratch: Path, progress: Progress) -> Path:
     """Return the simulation of a Q/DQ graph of the bundle, written once."""
     path = scratch / f"simulated-{graph}"
     if not path.exists():
-        with session.progress.step(f"simulate {bundle.path.name}"):
+        with progress.step(f"simulate {bundle.path.name}"):
             model = load_clean(bundle.path / graph)
             Simulate()(model)
             save_model(model, path)
@@ -184,183 +262,6 @@ def evaluation_data(request: ProfileRequest, bundle: Bundle) -> EvaluationSet:
         graph=bundle.float_graph,
         tokenizer=bundle.tokenizer,
     )
-
-
-def _engine_rows(
-    session: _Session,
-    bundle: Bundle,
-    engine: Engine,
-    data: EvaluationSet,
-    data_file: Path,
-    simulated: Path,
-    audit: Audit,
-) -> list[Row]:
-    int8 = int8_configuration(engine)
-    # where nothing runs in INT8, what the engine does with the Q/DQ graph is the simulation
-    simulation = [Configuration("simulated", "fp32")] if _executes_int8(audit.coverage()) else []
-    configurations = [
-        *engine.floats(),
-        *([*simulation, int8] if int8 is not None else []),
-    ]
-    folder = bundle.engine_folder(engine.name)
-    paths = {"float": bundle.float_graph, "simulated": simulated, "int8": folder}
-    running = bundle.running(engine.name, session.threads)
-    reference = data_file.with_name(f"{engine.name}-reference.npz")
-    title = f"{bundle.path.name} on {engine.name}"
-    with ExitStack() as stack:
-        workers = {}
-        warmups = {}
-        with session.progress.step(f"load {title}", total=len(configurations)) as advance:
-            for c in configurations:
-                worker = WorkerProcess(f"{title}, {c.name}", session.request.timeout_s)
-                workers[c] = stack.enter_context(worker)
-                path = folder if engine.runs_checkpoint else paths[c.graph]
-                worker.open(engine.name, path, c, running)
-                warmups[c] = worker.ask("warm_up", data=str(data_file))["times_ns"]
-                advance(1)
-        asked = session.request
-        with session.progress.step(f"time {title}", total=asked.rounds) as advance:
-            rounds, asides = time_interleaved(
-                workers,
-                warmups,
-                rounds=asked.rounds,
-                round_ms=asked.round_ms,
-                seed=asked.seed,
-                advance=advance,
-            )
-        scores = {}
-        with session.progress.step(f"accuracy {title}", total=len(configurations)) as advance:
-            for index, (c, worker) in enumerate(workers.items()):
-                answer = worker.ask("scores", reference=str(reference), is_reference=index == 0)
-                scores[c] = scores_from(answer)
-                advance(1)
-        golden = str(bundle.path / GOLDEN)
-        error = workers[configurations[0]].ask("golden_error", golden=golden)["relative_error"]
-    return [
-        _row(
-            session,
-            bundle,
-            engine.name,
-            c,
-            latency=_latency(session, data, warmups[c], rounds[c], asides[c].blocks),
-            accuracy=accuracy_figures(scores[c]),
-            scores=SequenceScores.model_validate(asdict(bounded(scores[c]))),
-            parity=_parity(bundle, error if c == configurations[0] else None),
-            overlap=_overlap(session, bundle, data),
-            floats=[f.name for f in configurations if f.graph == "float"],
-            coverage=audit.coverage() if c.graph == "int8" else None,
-            attentions=None if c.graph == "simulated" else len(audit.attentions),
-            fused_attentions=_fused(bundle, engine, c, paths[c.graph], running, audit),
-            peak_memory_mib=max(asides[c].peak_kib) / 1024,
-            pss_mib=max(asides[c].pss_kib) / 1024,
-        )
-        for c in configurations
-    ]
-
-
-def _latency(
-    session: _Session,
-    data: EvaluationSet,
-    warmup: list[int],
-    rounds: list[list[int]],
-    blocks: list[Block],
-) -> Latency:
-    shape = next(iter(data.batches[0].values())).shape
-    return Latency(
-        batch=shape[0],
-        sequence=shape[1] if len(shape) > 1 else 1,
-        threads=session.threads,
-        warmup_ns=warmup,
-        rounds_ns=rounds,
-        blocks=blocks,
-    )
-
-
-def _parity(bundle: Bundle, engine: float | None) -> Parity:
-    found = bundle.manifest.parity
-    return Parity(graph=found.relative_error, tolerance=found.tolerance, engine=engine)
-
-
-def _fused(
-    bundle: Bundle, engine: Engine, c: Configuration, path: Path, running: Running, audit: Audit
-) -> int | None:
-    """Return how many attentions a configuration executes in one kernel; None for simulations."""
-    if c.graph == "int8":
-        return sum(line.fused for line in audit.attentions)
-    if c.graph == "simulated":
-        return None
-    path = bundle.engine_folder(engine.name) if engine.runs_checkpoint else path
-    kernels = engine.audit(path, c, running, returned(bundle, engine.name))
-    return fused_attentions(kernels, [line.matmuls for line in audit.attentions])
-
-
-def _overlap(session: _Session, bundle: Bundle, data: EvaluationSet) -> Overlap | None:
-    calibration = bundle.manifest.calibration
-    if session.data_sha256 in calibration.data_sha256.split(", "):
-        return Overlap(shared=data.count, compared=data.count)
-    if not calibration.fingerprints or not data.fingerprints:
-        return None
-    found, compared = shared(data.fingerprints, calibration.fingerprints)
-    return Overlap(shared=found, compared=compared)
-
-
-def _built_row(session: _Session, bundle: Bundle, engine: str, audit: Audit) -> Row:
-    return _row(
-        session,
-        bundle,
-        engine,
-        Configuration("int8", bundle.manifest.engines[engine].rest),
-        kind=Kind.BUILT,
-        coverage=audit.coverage(),
-        attentions=len(audit.attentions),
-        fused_attentions=sum(line.fused for line in audit.attentions),
-    )
-
-
-def _row(
-    session: _Session,
-    bundle: Bundle,
-    engine: str,
-    configuration: Configuration,
-    *,
-    kind: Kind | None = None,
-    **figures: Any,
-) -> Row:
-    manifest = bundle.manifest
-    graph = configuration.graph
-    files = {"float": FLOAT_GRAPH, "int8": f"{ENGINE}/{engine}/"}
-    executes = graph == "int8" and _executes_int8(figures["coverage"])
-    made = Kind.MEASURED if graph == "float" or executes else Kind.SIMULATED
-    whole = graph in files and not ENGINES.load(engine).runs_checkpoint
-    return Row(
-        schema=SCHEMA,
-        session=session.id,
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=manifest.model.name,
-        bundle=bundle.path.name,
-        bundle_sha256=bundle.sha256,
-        attention=manifest.model.attention,
-        calibration=manifest.calibration_label,
-        task=manifest.model.task,
-        data=session.request.data.name,
-        engine=engine,
-        graph="float" if graph == "float" else "qdq",
-        precision="int8" if executes else configuration.rest,
-        rest=configuration.rest,
-        mode=configuration.mode,
-        kind=kind or made,
-        size_mib=bundle.size_mib(files[graph]) if whole else None,
-        environment=session.environment,
-        **figures,
-    )
-
-
-def _executes_int8(coverage: Coverage | None) -> bool:
-    """Say whether anything runs in INT8: ONNX Runtime's CUDA provider takes Q/DQ and has floats.
-
-    Without a count (None) the engine is believed.
-    """
-    return coverage is None or coverage.int8_matmuls > 0
 
 
 def _environment(request: ProfileRequest, threads: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from deploy.ledger.record import Ledger
 from deploy.record import Record
+from deploy.sessions import Configuration, Graph
 from trueint8.artifacts import storage_errors, write_atomically
 from trueint8.errors import ConfigError, DataError, StorageError
 from trueint8.kinds import Kind
@@ -25,6 +26,20 @@ Schema = Literal["trueint8/results/1", "trueint8/results/2"]
 
 SCHEMA: Schema = "trueint8/results/2"
 """The version that is written."""
+
+
+class Gpu(Record):
+    """The first GPU just after a round, as NVML tells it; null is not told."""
+
+    sm_mhz: int | None = None
+    memory_mhz: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    busy: float | None = Field(
+        default=None, description="Share of the last sample period with a kernel, whoever's."
+    )
+    used_mib: float | None = Field(default=None, description="Memory, of all processes.")
+    throttled: list[str] = Field(default=[], description="Why clocks are lower than they may be.")
 
 
 class Block(Record):
@@ -40,6 +55,17 @@ class Block(Record):
         default=None, description="Mean of the processors just after, where the kernel tells it."
     )
     governor: str | None = Field(default=None, description="Of the first processor.")
+    temperature_c: float | None = Field(
+        default=None, description="Of the processor's hottest sensor, where the kernel tells it."
+    )
+    throttle_events: int | None = Field(
+        default=None,
+        description="How often cores were slowed down for heat in this round, likewise.",
+    )
+    pss_mib: float | None = Field(
+        default=None, description="Proportional set of the row's process after the round."
+    )
+    gpu: Gpu | None = Field(default=None, description="None without a GPU or nvidia-ml-py.")
 
 
 class Latency(Record):
@@ -50,8 +76,16 @@ class Latency(Record):
     threads: int
     warmup_ns: list[int]
     rounds_ns: list[list[int]] = Field(
-        description="One list per interleaved round; round i of every row of one engine and "
-        "model ran next to each other in time, in an order drawn anew each round."
+        description="One list per interleaved round, launch by launch; round i of every row with "
+        "the same `beside` ran next to each other in time, in an order drawn anew each round."
+    )
+    launches: int = Field(
+        default=1, description="Fresh processes that the rounds are spread over, equally many each."
+    )
+    beside: str = Field(
+        default="",
+        description="Same for rows whose rounds ran beside each other; empty in earlier results, "
+        "where it was the rows of one session, bundle and engine.",
     )
     blocks: list[Block] = Field(
         default=[], description="One per round; empty in results of version 1."
@@ -80,6 +114,39 @@ class SequenceScores(Record):
         "are added up."
     )
     counts: list[int] = Field(description="Positions that counted, likewise.")
+
+
+class DeviceMemory(Record):
+    """What a session holds on the GPU, in MiB; null is not told."""
+
+    weights_mib: float | None = None
+    activations_mib: float
+    inputs_and_outputs_mib: float
+    process_mib: float | None = Field(
+        default=None, description="NVML: the whole process, context and libraries included."
+    )
+
+
+class Throughput(Record):
+    """What an engine gave while ``streams`` requests of ``batch`` sequences ran at a time."""
+
+    batch: int
+    streams: int
+    rounds: list[list[tuple[int, int]]] = Field(
+        description="Runs and the nanoseconds they took, of each stream, by interleaved round; "
+        "launch by launch."
+    )
+    launches: int = Field(description="Fresh processes that the rounds are spread over.")
+
+
+class Rebuilds(Record):
+    """The engine built again and again from the bundle's graph, and each build timed."""
+
+    build_s: list[float] = Field(description="Seconds each build took.")
+    distinct: int = Field(description="How many builds differ from each other by content.")
+    launches_ns: list[list[list[list[int]]]] = Field(
+        description="Times by build, launch and round; all builds ran beside each other."
+    )
 
 
 class Parity(Record):
@@ -128,6 +195,7 @@ class Row(Record):
     calibration: str = Field(description="Such as 'percentile 99.99'.")
     task: str
     data: str = Field(description="Name of the evaluation data.")
+    data_sha256: str = Field(default="", description="Of the evaluation data.")
     engine: str
     graph: Literal["float", "qdq"]
     precision: Literal["fp32", "bf16", "fp16", "int8"] = Field(
@@ -141,6 +209,13 @@ class Row(Record):
     )
     kind: Kind
     latency: Latency | None = None
+    load_s: list[float] = Field(
+        default=[],
+        description="Seconds until the engine was loaded, its compilation included, by launch.",
+    )
+    build_s: float | None = Field(
+        default=None, description="Seconds the engine's build took, as the bundle tells."
+    )
     accuracy: list[Accuracy] = []
     scores: SequenceScores | None = None
     parity: Parity | None = Field(default=None, description="Rows that ran here.")
@@ -169,6 +244,15 @@ class Row(Record):
         description="Largest proportional set between rounds: pages shared with other processes "
         "count in part.",
     )
+    throughput: list[Throughput] = Field(
+        default=[], description="Of `deploy profile --streams` and `--batch`; float and INT8 rows."
+    )
+    rebuilds: Rebuilds | None = Field(
+        default=None, description="INT8 rows of `deploy profile --rebuilds`."
+    )
+    device_memory: DeviceMemory | None = Field(
+        default=None, description="After the last round; engines that say what they hold on a GPU."
+    )
     size_mib: float | None = Field(
         default=None, description="Files the engine loads, on disk; none for SIMULATED."
     )
@@ -179,6 +263,14 @@ class Row(Record):
     environment: dict[str, Any] = Field(
         description="Hardware, versions, threads, load; equal for all rows of a session."
     )
+
+    @property
+    def configuration(self) -> str:
+        """Its name, as of :attr:`deploy.sessions.Configuration.name`."""
+        graph: Graph = "float"
+        if self.graph == "qdq":
+            graph = "int8" if self.precision == "int8" else "simulated"
+        return Configuration(graph, self.rest, self.mode).name
 
     @property
     def label(self) -> str:

@@ -1,8 +1,9 @@
 """Percentiles, intervals and ratios of interleaved rounds.
 
-Samples of one round share whatever else the machine was doing, so intervals
-come from resampling whole rounds, not single samples; a ratio resamples the
-same rounds on both sides, which is what makes it paired.
+Samples of one round share whatever else the machine was doing, and rounds of one launch share what
+its process drew when it started, so intervals come from resampling launches and in each its whole
+rounds, not single samples; a ratio resamples the same rounds on both sides, which is what makes it
+paired.
 """
 
 from __future__ import annotations
@@ -37,19 +38,26 @@ def quantile_ms(rounds_ns: Sequence[Sequence[int]], percent: float) -> float:
     return float(np.percentile(pooled, percent)) / 1e6
 
 
-def median_ms(rounds_ns: Sequence[Sequence[int]]) -> Estimate:
-    """Return the median over all samples, in milliseconds, with its interval."""
-    return _estimate(rounds_ns, 50)
+def median_ms(rounds_ns: Sequence[Sequence[int]], launches: int = 1) -> Estimate:
+    """Return the median over all samples, in milliseconds, with its interval.
+
+    Args:
+        rounds_ns: Launch by launch.
+        launches: That the rounds are spread over, equally many each.
+    """
+    return _estimate(rounds_ns, 50, launches)
 
 
-def percentile_ms(rounds_ns: Sequence[Sequence[int]], percent: float) -> Estimate | None:
+def percentile_ms(
+    rounds_ns: Sequence[Sequence[int]], percent: float, launches: int = 1
+) -> Estimate | None:
     """Return a percentile over all samples, in milliseconds, with its interval.
 
     None where there are too few samples: see :func:`runs_needed`.
     """
     if sum(map(len, rounds_ns)) < runs_needed(percent):
         return None
-    return _estimate(rounds_ns, percent)
+    return _estimate(rounds_ns, percent, launches)
 
 
 def runs_needed(percent: float) -> int:
@@ -64,20 +72,20 @@ def runs_needed(percent: float) -> int:
     return math.ceil(math.log(_tails()[0] / 100) / math.log(percent / 100))
 
 
-def _estimate(rounds_ns: Sequence[Sequence[int]], percent: float) -> Estimate:
-    found = _resampled(rounds_ns, _drawn_rounds(len(rounds_ns)), percent)
-    low, high = np.percentile(found, _tails()) / 1e6
-    return Estimate(quantile_ms(rounds_ns, percent), float(low), float(high))
+def _estimate(rounds_ns: Sequence[Sequence[int]], percent: float, launches: int) -> Estimate:
+    found = _resampled(rounds_ns, drawn_rounds(len(rounds_ns), launches), percent)
+    return estimate_from(quantile_ms(rounds_ns, percent), found / 1e6)
 
 
 def speed_up(
-    baseline_ns: Sequence[Sequence[int]], candidate_ns: Sequence[Sequence[int]]
+    baseline_ns: Sequence[Sequence[int]], candidate_ns: Sequence[Sequence[int]], launches: int = 1
 ) -> Estimate:
     """Return median(baseline) ÷ median(candidate) with its paired interval.
 
     Args:
         baseline_ns: Rounds of the baseline.
         candidate_ns: Rounds of the candidate; round i ran beside the baseline's round i.
+        launches: That the rounds of both are spread over.
 
     Returns:
         Above 1 where the candidate is faster.
@@ -87,16 +95,15 @@ def speed_up(
     """
     if len(baseline_ns) != len(candidate_ns):
         raise ValueError(f"{len(baseline_ns)} rounds cannot be paired with {len(candidate_ns)}")
-    drawn = _drawn_rounds(len(baseline_ns))
+    drawn = drawn_rounds(len(baseline_ns), launches)
     ratios = _resampled(baseline_ns, drawn, 50) / _resampled(candidate_ns, drawn, 50)
-    low, high = np.percentile(ratios, _tails())
-    return Estimate(
-        quantile_ms(baseline_ns, 50) / quantile_ms(candidate_ns, 50), float(low), float(high)
-    )
+    return estimate_from(quantile_ms(baseline_ns, 50) / quantile_ms(candidate_ns, 50), ratios)
 
 
 def ratio_apart(
-    baseline_ns: Sequence[Sequence[int]], candidate_ns: Sequence[Sequence[int]]
+    baseline_ns: Sequence[Sequence[int]],
+    candidate_ns: Sequence[Sequence[int]],
+    launches: tuple[int, int] = (1, 1),
 ) -> Estimate:
     """Return median(candidate) ÷ median(baseline) of rounds that did not run beside each other.
 
@@ -106,14 +113,21 @@ def ratio_apart(
     Args:
         baseline_ns: Rounds of the baseline.
         candidate_ns: Rounds of the candidate, however many.
+        launches: Of each.
 
     Returns:
         Above 1 where the candidate is slower.
     """
-    below = _resampled(baseline_ns, _drawn_rounds(len(baseline_ns)), 50)
-    above = _resampled(candidate_ns, _drawn_rounds(len(candidate_ns), _SEED + 1), 50)
-    low, high = np.percentile(above / below, _tails())
+    below = _resampled(baseline_ns, drawn_rounds(len(baseline_ns), launches[0]), 50)
+    drawn = drawn_rounds(len(candidate_ns), launches[1], _SEED + 1)
+    above = _resampled(candidate_ns, drawn, 50)
     value = quantile_ms(candidate_ns, 50) / quantile_ms(baseline_ns, 50)
+    return estimate_from(value, above / below)
+
+
+def estimate_from(value: float, resampled: np.ndarray) -> Estimate:
+    """Return a value with the 95 % interval that resampling gives."""
+    low, high = np.percentile(resampled, _tails())
     return Estimate(value, float(low), float(high))
 
 
@@ -121,8 +135,19 @@ def _tails() -> list[float]:
     return [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
 
 
-def _drawn_rounds(rounds: int, seed: int = _SEED) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, rounds, size=(RESAMPLES, rounds))
+def drawn_rounds(rounds: int, launches: int, seed: int = _SEED) -> np.ndarray:
+    """Return numbers of rounds, a row per set: of launches drawn anew, and in each of its rounds.
+
+    Raises:
+        ValueError: If the rounds cannot be spread equally.
+    """
+    each, rest = divmod(rounds, launches)
+    if rest:
+        raise ValueError(f"{rounds} rounds are not {launches} launches of equally many")
+    draw = np.random.default_rng(seed)
+    within = draw.integers(0, each, size=(RESAMPLES, launches, each))
+    launch = draw.integers(0, launches, size=(RESAMPLES, launches, 1))
+    return (launch * each + within).reshape(RESAMPLES, rounds)
 
 
 def _resampled(rounds_ns: Sequence[Sequence[int]], drawn: np.ndarray, percent: float) -> np.ndarray:

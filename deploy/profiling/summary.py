@@ -95,12 +95,12 @@ def _compare(group: list[Row]) -> Comparison:
 def _figures(row: Row) -> RowFigures:
     if row.latency is None:
         return RowFigures(row, None, {}, None)
-    rounds = row.latency.rounds_ns
-    median = median_ms(rounds)
+    rounds, launches = row.latency.rounds_ns, row.latency.launches
+    median = median_ms(rounds, launches)
     return RowFigures(
         row=row,
         median_ms=median,
-        percentiles_ms={q: percentile_ms(rounds, q) for q in PERCENTILES},
+        percentiles_ms={q: percentile_ms(rounds, q, launches) for q in PERCENTILES},
         throughput_per_s=row.latency.batch / median.value * 1e3,
     )
 
@@ -110,7 +110,8 @@ def _ratio(baseline: RowFigures | None, candidate: RowFigures | None) -> Estimat
         return None
     if baseline.row.latency is None or candidate.row.latency is None:
         return None
-    return speed_up(baseline.row.latency.rounds_ns, candidate.row.latency.rounds_ns)
+    below, above = baseline.row.latency, candidate.row.latency
+    return speed_up(below.rounds_ns, above.rounds_ns, below.launches)
 
 
 def _drop(single: RowFigures | None, int8: RowFigures | None) -> Estimate | None:

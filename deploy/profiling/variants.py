@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deploy.profiling.gates import machine_under_load
+from deploy.profiling.results import Row
 from deploy.profiling.statistics import Estimate, ratio_apart, speed_up
 from deploy.profiling.summary import Comparison, RowFigures
 
 VANILLA = "vanilla"
 
-_OF_ONE_CALL = frozenset({"load_average_1m", "rounds", "seed"})
+OF_ONE_CALL = frozenset({"load_average_1m", "rounds", "seed"})
 """What the environment says of one call, not of the machine and what is installed on it."""
 
 
@@ -43,22 +44,33 @@ def vanilla_beside(comparison: Comparison, comparisons: Sequence[Comparison]) ->
 def relative_latency(figures: RowFigures, vanilla: Comparison | None) -> Estimate | None:
     """Return p50 ÷ that of vanilla's fastest float on the same engine; above 1 is slower.
 
-    Rows of vanilla ran in the same rounds and are paired. Bundles were timed one after the other:
-    a variant's rows are not paired, and where others took processor time meanwhile there is no
-    figure, since the ratio would be as much theirs as the variant's.
+    Rows that ran in the same rounds are paired. Where they did not, and others took processor time
+    meanwhile, there is no figure, since the ratio would be as much theirs as the variant's.
     """
     baseline = vanilla.fastest_float if vanilla is not None else None
     if vanilla is None or baseline is None:
         return None
     if baseline.row.latency is None or figures.row.latency is None:
         return None
-    same = figures.row.bundle_sha256 == baseline.row.bundle_sha256
+    same = ran_beside(baseline.row, figures.row)
     if not same and any(
         next(machine_under_load([row]), None) for row in (baseline.row, figures.row)
     ):
         return None
-    below, above = baseline.row.latency.rounds_ns, figures.row.latency.rounds_ns
-    return speed_up(above, below) if same else ratio_apart(below, above)
+    below, above = baseline.row.latency, figures.row.latency
+    if same:
+        return speed_up(above.rounds_ns, below.rounds_ns, below.launches)
+    launches = (below.launches, above.launches)
+    return ratio_apart(below.rounds_ns, above.rounds_ns, launches)
+
+
+def ran_beside(a: Row, b: Row) -> bool:
+    """Say whether the rounds of two rows ran beside each other, and are therefore paired."""
+    if a.latency is None or b.latency is None or a.session != b.session:
+        return False
+    if a.latency.beside or b.latency.beside:
+        return a.latency.beside == b.latency.beside
+    return (a.bundle_sha256, a.engine) == (b.bundle_sha256, b.engine)
 
 
 def _attention(comparison: Comparison) -> str:
@@ -70,6 +82,6 @@ def _setting(comparison: Comparison) -> tuple[object, ...] | None:
     if comparison.fastest_float is None or comparison.fastest_float.row.latency is None:
         return None
     row, latency = comparison.fastest_float.row, comparison.fastest_float.row.latency
-    machine = {k: v for k, v in row.environment.items() if k not in _OF_ONE_CALL}
+    machine = {k: v for k, v in row.environment.items() if k not in OF_ONE_CALL}
     amount = (latency.batch, latency.sequence, latency.threads)
     return (machine, row.engine, row.task, row.data, *amount)

@@ -7,17 +7,24 @@ so that rounds of different configurations can alternate.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trueint8.errors import RunError, TrueInt8Error
 
+if TYPE_CHECKING:
+    from deploy.sessions import Session
+
 WARMUP_LONGEST_S = 10.0
+
+_IMPORTED_BEFORE = ("deploy.sessions", "deploy.profiling.evaluation", "deploy.profiling.warming")
 
 
 def peak_memory_kib() -> int:
@@ -48,13 +55,41 @@ class Worker:
     ) -> dict[str, Any]:
         """Load the engine; return the seconds it took."""
         from deploy.engines import ENGINES
-        from deploy.sessions import Configuration, Running
+        from deploy.sessions import Configuration, Running, open_streams
 
         start = time.perf_counter()
-        self._session = ENGINES.load(engine).open(
-            Path(path), Configuration(**configuration), Running.from_plain(running)
+        self._streams = open_streams(
+            ENGINES.load(engine),
+            Path(path),
+            Configuration(**configuration),
+            Running.from_plain(running),
         )
+        self._session = self._streams[0]
         return {"load_s": time.perf_counter() - start}
+
+    def build(
+        self,
+        engine: str,
+        graph: str,
+        folder: str,
+        shapes: dict[str, Any],
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Build an engine of a Q/DQ graph; return the seconds it took, without imports."""
+        from deploy.engine_options import EngineOptions
+        from deploy.engines import ENGINES
+        from deploy.sessions import BuildRequest, shapes_from_plain
+        from trueint8.progress import Silence
+
+        chosen = ENGINES.load(engine)
+        chosen.version()  # imports its library
+        told = EngineOptions.from_plain(options)
+        request = BuildRequest(
+            Path(graph), Path(folder), shapes_from_plain(shapes), Silence(), told
+        )
+        start = time.perf_counter()
+        chosen.build(request)
+        return {"build_s": time.perf_counter() - start}
 
     def warm_up(self, data: str) -> dict[str, Any]:
         """Run the first batch until runs stop getting faster; return all times."""
@@ -72,7 +107,31 @@ class Worker:
     def time(self, runs: int) -> dict[str, Any]:
         """Run the batch ``runs`` times; return each time and the memory held so far."""
         times = self._timed(runs)
-        return {"times_ns": times, "peak_memory_kib": peak_memory_kib(), "pss_kib": pss_kib()}
+        told = getattr(self._session, "device_memory", None)
+        return {
+            "times_ns": times,
+            "peak_memory_kib": peak_memory_kib(),
+            "pss_kib": pss_kib(),
+            "device_memory": None if told is None else asdict(told()),
+        }
+
+    def load(self, round_ms: float) -> dict[str, Any]:
+        """Run the batch in every stream until a round is over; return each one's runs and time."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        ready = threading.Barrier(len(self._streams))
+
+        def stream(session: Session) -> tuple[int, int]:
+            ready.wait()
+            start = now = time.perf_counter_ns()
+            runs = 0
+            while now < start + round_ms * 1e6 or not runs:
+                session.run(self._batch)
+                runs, now = runs + 1, time.perf_counter_ns()
+            return runs, now - start
+
+        with ThreadPoolExecutor(len(self._streams)) as threads:
+            return {"streams": list(threads.map(stream, self._streams))}
 
     def golden_error(self, golden: str) -> dict[str, Any]:
         """Return the largest difference to golden outputs, relative to the largest of them."""
@@ -113,6 +172,8 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to stderr, not into the answers
     worker = Worker()
+    for module in _IMPORTED_BEFORE:  # while other workers start, not while they are timed
+        importlib.import_module(module)
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -16,8 +16,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from deploy.profiling.conditions import Snapshot, Watch, frequency_mhz, governor, load_between
-from deploy.profiling.results import Block
+from deploy.nvidia.telemetry import GpuState, GpuWatch
+from deploy.profiling.conditions import (
+    Snapshot,
+    Watch,
+    frequency_mhz,
+    governor,
+    load_between,
+    temperature_c,
+    throttle_events,
+)
+from deploy.profiling.results import Block, Gpu
 from deploy.sessions import Configuration, Running
 from trueint8 import errors
 from trueint8.errors import RunError, TrueInt8Error
@@ -30,13 +39,15 @@ _RUNS_PER_ROUND = (3, 200)
 K = TypeVar("K")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Aside:
     """What was learnt of one worker beside its times."""
 
     blocks: list[Block] = field(default_factory=list)
     peak_kib: list[int] = field(default_factory=list)
     pss_kib: list[int] = field(default_factory=list)
+    device_memory: dict[str, Any] | None = None
+    """Bytes, as of :class:`deploy.nvidia.session.DeviceMemory`; the last told."""
 
 
 class WorkerProcess:
@@ -57,7 +68,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(_HOME)},
+            env={**os.environ, "PYTHONPATH": _search_path()},
         )
 
     @property
@@ -134,6 +145,11 @@ class WorkerProcess:
         self._log.close()
 
 
+def _search_path() -> str:
+    """Return this installation's folder first, then where the parent may have found engines."""
+    return os.pathsep.join([str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def _rebuilt(label: str, error: dict[str, str]) -> TrueInt8Error:
     """Return a worker's error as the class of :mod:`trueint8.errors` that it was, or a RunError."""
     kind = getattr(errors, error["class"], None)
@@ -172,24 +188,34 @@ def time_interleaved(
     times: dict[K, list[list[int]]] = {k: [] for k in workers}
     asides: dict[K, Aside] = {k: Aside() for k in workers}
     watch = Watch(worker.pid for worker in workers.values())
+    gpu = GpuWatch()
     for _ in range(rounds):
         for key in order.sample(list(workers), len(workers)):
-            start = watch.snapshot()
+            start, throttled = watch.snapshot(), throttle_events()
             answer = workers[key].ask("time", runs=runs[key])
-            asides[key].blocks.append(_block(start, watch.snapshot()))
+            block = _block(start, watch.snapshot(), throttled, gpu.state(), answer["pss_kib"])
+            asides[key].blocks.append(block)
             times[key].append(answer["times_ns"])
             asides[key].peak_kib.append(answer["peak_memory_kib"])
             asides[key].pss_kib.append(answer["pss_kib"])
+            asides[key].device_memory = answer["device_memory"]
         advance(1)
     return times, asides
 
 
-def _block(start: Snapshot, end: Snapshot) -> Block:
-    load = load_between(start, end, os.cpu_count() or 1)
+def _block(
+    start: Snapshot, end: Snapshot, throttled: int | None, gpu: GpuState | None, pss_kib: int
+) -> Block:
+    """Return what was learnt of one round; ``throttled`` counts until its start."""
+    load, now = load_between(start, end, os.cpu_count() or 1), throttle_events()
     return Block(
         others=round(load.others, 4),
         stolen=round(load.stolen, 4),
         load_average_1m=round(os.getloadavg()[0], 2),
         frequency_mhz=frequency_mhz(),
         governor=governor(),
+        temperature_c=temperature_c(),
+        throttle_events=None if now is None or throttled is None else now - throttled,
+        pss_mib=round(pss_kib / 1024, 2),
+        gpu=None if gpu is None else Gpu.model_validate(asdict(gpu)),
     )

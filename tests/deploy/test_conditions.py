@@ -6,11 +6,16 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from deploy.profiling.conditions import Load, Snapshot, Watch, load_between
+from deploy.nvidia.telemetry import GpuState, GpuWatch
+from deploy.profiling.conditions import Load, Snapshot, Watch, load_between, throttle_events
+from deploy.profiling.results import Gpu
 
 SPIN = "print('on', flush=True)\nwhile True: pass"
 
@@ -46,3 +51,48 @@ def test_a_busy_process_is_own_or_others_as_it_is_told() -> None:
     cores = os.cpu_count() or 1
     others = [load_between(s, e, cores).others for s, e in zip(starts, ends, strict=True)]
     assert others[0] > others[1]
+
+
+def test_slowed_cores_are_counted_where_the_kernel_tells(tmp_path: Path) -> None:
+    assert throttle_events(tmp_path) is None
+    for core, count in ((0, 3), (1, 4)):
+        file = tmp_path / f"cpu{core}" / "thermal_throttle" / "core_throttle_count"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{count}\n")
+    assert throttle_events(tmp_path) == 7
+
+
+class FakeNvmlError(Exception):
+    """What the fake's questions without an answer raise."""
+
+
+def _silent(*_: object) -> None:
+    raise FakeNvmlError
+
+
+def _fake_nvml() -> SimpleNamespace:
+    return SimpleNamespace(
+        NVMLError=FakeNvmlError,
+        NVML_CLOCK_SM=1,
+        NVML_CLOCK_MEM=2,
+        NVML_TEMPERATURE_GPU=0,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: f"gpu {index}",
+        nvmlDeviceGetClockInfo=lambda gpu, which: {1: 1200, 2: 2600}[which],
+        nvmlDeviceGetTemperature=lambda gpu, sensor: 71,
+        nvmlDeviceGetPowerUsage=_silent,
+        nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(used=3 * 2**20),
+        nvmlDeviceGetUtilizationRates=lambda gpu: SimpleNamespace(gpu=25),
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda gpu: 0x001 | 0x004 | 0x040,
+    )
+
+
+def test_what_the_driver_tells_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = _fake_nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    state = GpuWatch().state()
+    assert state is not None
+    assert state == GpuState(1200, 2600, 71, None, 0.25, 3.0, ("power cap", "thermal, by hardware"))
+    assert Gpu.model_validate(asdict(state)).throttled == ["power cap", "thermal, by hardware"]
+    fake.nvmlInit = _silent
+    assert GpuWatch().state() is None

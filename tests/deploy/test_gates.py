@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.profiling.gates import GATES, check_rows, require_none, unchecked
-from deploy.profiling.results import Block, Overlap, Parity, Row
+from deploy.profiling.results import Block, Gpu, Overlap, Parity, Row
 from tests.reporting.synthetic import (
     accuracy,
     synthetic_group,
@@ -70,6 +70,8 @@ BAD: dict[str, Callable[[], list[Row]]] = {
     ],
     "others": lambda: with_blocks(others=0.11),
     "stolen": lambda: with_blocks(stolen=0.03),
+    "heat": lambda: with_blocks(throttle_events=1),
+    "gpu": lambda: with_blocks(gpu=Gpu(throttled=["power cap"])),
 }
 
 CASES = [
@@ -84,6 +86,8 @@ CASES = [
     ("sequences", "too-few-samples", "29 sequences"),
     ("others", "machine-under-load", "other processes took 11 %"),
     ("stolen", "machine-under-load", "hypervisor withheld 3 %"),
+    ("heat", "throttled", "cores were slowed down for heat in 48 of 48 rounds"),
+    ("gpu", "throttled", "the GPU was slowed down (power cap) in 48 of 48 rounds"),
 ]
 
 
