@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.options import Origin, argument, command_from_options, option, print_json
+from deploy.options import Origin, argument, command_from_options, option, print_json, typed
 
 if TYPE_CHECKING:
     from deploy.profiling.gates import Finding
@@ -52,6 +52,11 @@ class ProfileOptions:
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
 
+def command_of(options: ProfileOptions) -> str:
+    """Return the line to type for the same rows, with names in place of paths and without -o."""
+    return typed(options, "deploy profile", without=("out", "force", "strict", "json", "quiet"))
+
+
 def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
     """Measure, write the results file, and print the table."""
     del origins
@@ -83,6 +88,7 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         seed=options.seed,
         engines=[e.strip() for e in options.engine.split(",")] if options.engine else [],
         timeout_s=options.timeout,
+        command=command_of(options),
     )
     rows: list[Row] = []
     try:

@@ -17,11 +17,13 @@ PartName = Literal[
 
 PARTS: tuple[PartName, ...] = get_args(PartName)
 
+PeakPrecision = Literal["fp32", "bf16", "fp16", "int8"]
+
 SpeedUpSource = Literal["bits", "macs", "bandwidth", "ceiling", "simulated", "measured"]
 
 
-class Latency(Record):
-    """Median of whole inference calls with its 95 % interval, in ms."""
+class Interval(Record):
+    """A median with its 95 % interval, in ms."""
 
     value: float
     low: float
@@ -31,7 +33,7 @@ class Latency(Record):
 class Peak(Record):
     """The fastest large matmul in a precision on this machine. MEASURED."""
 
-    precision: Literal["fp32", "bf16", "fp16", "int8"]
+    precision: PeakPrecision
     macs_per_s: float
     engine: str = Field(description="That reached it: peaks are the machine's, not an engine's.")
 
@@ -78,12 +80,12 @@ class Ledger(Record):
 
     engine: str
     configuration: str = Field(description="Such as float-fp32, float-bf16, int8.")
-    precision: Literal["fp32", "bf16", "fp16", "int8"] = Field(
+    precision: PeakPrecision = Field(
         description="That the ceiling takes every matmul to run in."
     )
     shapes: dict[str, list[int]] = Field(description="Of the inputs.")
     threads: int
-    latency: Latency = Field(description="MEASURED, without profiling.")
+    latency: Interval = Field(description="MEASURED, without profiling.")
     ceiling_ms: float = Field(
         description="PREDICTED: over the matmuls, the sum of max(MACs ÷ peak, bytes ÷ bandwidth)."
     )

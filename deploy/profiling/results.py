@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from deploy.ledger.record import Ledger
+from deploy.profiling.evidence import AuditEntry, Commands, TensorEntry
 from deploy.record import Record
 from trueint8.artifacts import storage_errors, write_atomically
 from trueint8.errors import ConfigError, DataError, StorageError
@@ -167,6 +169,17 @@ class Row(Record):
     size_mib: float | None = Field(
         default=None, description="Files the engine loads, on disk; none for SIMULATED."
     )
+    audit: list[AuditEntry] | None = Field(
+        default=None, description="Rows with graph qdq on an engine, not SIMULATED."
+    )
+    tensors: list[TensorEntry] | None = Field(
+        default=None,
+        description="The same rows; None for bundles of quantizers that keep no statistics.",
+    )
+    ledger: Ledger | None = Field(
+        default=None, description="Where the configuration's time went, if it was asked for."
+    )
+    commands: Commands | None = None
     note: str = ""
     environment: dict[str, Any] = Field(
         description="Hardware, versions, threads, load; equal for all rows of a session."
