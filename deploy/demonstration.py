@@ -56,9 +56,7 @@ def run_demo(out: Path, *, rounds: int, force: bool, progress: Progress) -> tupl
         bundle, _ = build_bundle(plan_from_options(options), progress)
         held_out = text["held-out"]
         asked = ProfileOptions((str(bundle.path),), data=str(held_out), rounds=rounds)
-        request = ProfileRequest(
-            [bundle.path], held_out, rounds=rounds, command=command_of(asked)
-        )
+        request = ProfileRequest([bundle.path], held_out, rounds=rounds, command=command_of(asked))
         rows += measure(request, progress)
         write_results(out / "results.jsonl", rows)
         with progress.step(f"report encoder-{name} in {report}"):

@@ -80,9 +80,7 @@ class Ledger(Record):
 
     engine: str
     configuration: str = Field(description="Such as float-fp32, float-bf16, int8.")
-    precision: PeakPrecision = Field(
-        description="That the ceiling takes every matmul to run in."
-    )
+    precision: PeakPrecision = Field(description="That the ceiling takes every matmul to run in.")
     shapes: dict[str, list[int]] = Field(description="Of the inputs.")
     threads: int
     latency: Interval = Field(description="MEASURED, without profiling.")

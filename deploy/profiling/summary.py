@@ -115,7 +115,9 @@ def _ratio(baseline: RowFigures | None, candidate: RowFigures | None) -> Estimat
 
 def paired_drop(single: RowFigures | None, candidate: RowFigures | None) -> Estimate | None:
     """Return what a configuration loses to FP32; None where not both keep scores of one data."""
-    sides = [f.row.scores for f in (single, candidate) if f is not None and f.row.scores is not None]
+    sides = [
+        f.row.scores for f in (single, candidate) if f is not None and f.row.scores is not None
+    ]
     if len(sides) != 2 or sides[0].counts != sides[1].counts:
         return None
     return drop(*(Scores(s.metric, tuple(s.sums), tuple(s.counts)) for s in sides))

@@ -129,7 +129,9 @@ def strip_chart(
         for a, b, share in s.bins
     ]
     scale = alt.Scale(domain=list(domain), zero=False, nice=False)
-    share = alt.Scale(domain=[0, max(b["share"] for b in bins)], range=[0.08, 1])
+    share = alt.Scale(
+        domain=[0, max(share for s in strips for *_, share in s.bins)], range=[0.08, 1]
+    )
     drawn = (
         alt.Chart(alt.InlineData(values=bins))
         .mark_rect(height={"band": 0.6})

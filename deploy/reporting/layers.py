@@ -34,7 +34,9 @@ class Layers:
 
     def cells(self, tensor: TensorEntry) -> tuple[Cell, Cell]:
         """Return the first cells of the tensor's line."""
-        return Cell(self.row.model, detail=self.row.bundle), Cell(reader(tensor), detail=tensor.tensor)
+        return Cell(self.row.model, detail=self.row.bundle), Cell(
+            reader(tensor), detail=tensor.tensor
+        )
 
 
 def layers(rows: Sequence[Row]) -> list[Layers]:

@@ -38,7 +38,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Tradeoff:
     """Configurations that may be set beside each other, the fastest first."""
 
     name: str
@@ -48,7 +48,7 @@ class Field:
     """Those that no other is as good as in both figures and better than in one."""
 
 
-def fields(comparisons: Sequence[Comparison]) -> list[Field]:
+def tradeoffs(comparisons: Sequence[Comparison]) -> list[Tradeoff]:
     """Return the configurations of the same data, metric, input shape, threads and machine.
 
     A cosine is to a model's own float outputs, so its models are kept apart.
@@ -60,7 +60,7 @@ def fields(comparisons: Sequence[Comparison]) -> list[Field]:
             found = _candidate(single, figures)
             if found is not None:
                 groups.setdefault(_setting(found), []).append(found)
-    return [_field(group) for group in groups.values() if len(group) > 1]
+    return [_tradeoff(group) for group in groups.values() if len(group) > 1]
 
 
 def _candidate(single: RowFigures | None, figures: RowFigures) -> Candidate | None:
@@ -91,11 +91,11 @@ def _setting(candidate: Candidate) -> tuple[object, ...]:
     return (model, row.task, row.data, candidate.metric, machine, *amount)
 
 
-def _field(group: list[Candidate]) -> Field:
+def _tradeoff(group: list[Candidate]) -> Tradeoff:
     ordered = sorted(group, key=lambda c: c.latency_ms.value)
     rows = [c.figures.row for c in ordered]
     front = [c for c in ordered if not any(_beats(other, c) for other in ordered)]
-    return Field(_name(rows), group[0].metric, ordered, front)
+    return Tradeoff(_name(rows), group[0].metric, ordered, front)
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:

@@ -36,9 +36,7 @@ class Step:
     shown: str
 
 
-def waterfall_chart(
-    steps: Sequence[Step], *, axis_title: str, description: str
-) -> dict[str, Any]:
+def waterfall_chart(steps: Sequence[Step], *, axis_title: str, description: str) -> dict[str, Any]:
     """Return floating horizontal bars, from top to bottom.
 
     Args:

@@ -67,7 +67,9 @@ def _commands(rows: Sequence[Row]) -> Listing:
         lines.append(f"cat {' '.join(files)} > results.jsonl")
     if not measures:
         lines = ["# these results do not say how their bundles were built and measured"]
-    return Listing("Commands that give this report", (*lines, "deploy report results.jsonl -o report.html"))
+    return Listing(
+        "Commands that give this report", (*lines, "deploy report results.jsonl -o report.html")
+    )
 
 
 def _definitions() -> Table:

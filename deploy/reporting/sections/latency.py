@@ -99,9 +99,7 @@ def _distribution(comparison: Comparison) -> Chart:
     description = (
         f"Strips of all samples divided by their p50, {title}; 1st to 99th percentile: {said}."
     )
-    spec = strip_chart(
-        strips, axis_title="sample ÷ p50", domain=domain, description=description
-    )
+    spec = strip_chart(strips, axis_title="sample ÷ p50", domain=domain, description=description)
     return Chart(title, description, spec, comparison.model, comparison.engine)
 
 

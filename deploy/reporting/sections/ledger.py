@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from deploy.ledger.record import Ledger
+from deploy.ledger.record import Ledger, Part
 from deploy.profiling.results import Row
 from deploy.profiling.summary import Comparison
 from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
 from deploy.reporting.figures import configuration, ms_decimals, rounded
-from deploy.reporting.waterfall_chart import Step, waterfall_chart
+from deploy.reporting.waterfall_chart import Step, Tone, waterfall_chart
 from trueint8.kinds import Kind
 
 _ABOUT = (Column("Model"), Column("Engine"), Column("Configuration"))
@@ -54,7 +54,7 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
         "has no cause.",
         charts=tuple(_chart(row, ledger) for row, ledger in having),
         tables=(
-            Table("Parts of the latency", PARTS, tuple(_lines(having))),
+            Table("Parts of the latency", PARTS, tuple(_lines(having)), tall=True),
             Table("Speed-ups by source", SPEED_UPS, tuple(_speed_ups(having))),
         ),
         notes=_notes(having),
@@ -65,9 +65,8 @@ def _chart(row: Row, ledger: Ledger) -> Chart:
     decimals = ms_decimals(ledger.latency.value)
     steps = [_step("ceiling", "ceiling", Kind.PREDICTED, 0.0, ledger.ceiling_ms, decimals)]
     at = ledger.ceiling_ms
-    for part in ledger.parts:
-        if part.kernels or part.ms:
-            steps.append(_step(part.name, "part", part.kind, at, at + part.ms, decimals))
+    for part in filter(_present, ledger.parts):
+        steps.append(_step(part.name, "part", part.kind, at, at + part.ms, decimals))
         at += part.ms
     end = at + ledger.unexplained_ms
     steps.append(_step("unexplained", "unexplained", "", at, end, decimals))
@@ -82,12 +81,17 @@ def _chart(row: Row, ledger: Ledger) -> Chart:
     return Chart(title, description, spec, row.model, row.engine)
 
 
+def _present(part: Part) -> bool:
+    """Leave out parts that this engine does not have at all."""
+    return bool(part.kernels or part.ms)
+
+
 def _step(
-    label: str, tone: str, kind: Kind | str, start: float, end: float, decimals: int
+    label: str, tone: Tone, kind: Kind | str, start: float, end: float, decimals: int
 ) -> Step:
     whole = tone in ("ceiling", "whole")
     shown = rounded(end, decimals) if whole else f"{end - start:+.{decimals}f}"
-    return Step(label, tone, str(kind), start, end, shown)  # type: ignore[arg-type]
+    return Step(label, tone, str(kind), start, end, shown)
 
 
 def _lines(having: Sequence[tuple[Row, Ledger]]) -> Iterator[tuple[Cell, ...]]:
@@ -102,7 +106,7 @@ def _lines(having: Sequence[tuple[Row, Ledger]]) -> Iterator[tuple[Cell, ...]]:
             *(empty, empty, empty),
             Cell(f"{ledger.precision} matmuls, {ledger.macs / 1e9:.3f} G MACs"),
         )
-        for part in ledger.parts:
+        for part in filter(_present, ledger.parts):
             yield (
                 *about,
                 Cell(part.name),
@@ -152,7 +156,10 @@ def _names(row: Row) -> tuple[Cell, ...]:
 
 def _notes(having: Sequence[tuple[Row, Ledger]]) -> tuple[Note, ...]:
     notes = [
-        Note("A negative part means kernels that beat the probe. Parts are above the ceiling's.")
+        Note(
+            "A part is what its kernels took above their share of the ceiling; it is negative "
+            "where they beat the probe. Parts without a kernel are left out."
+        )
     ]
     for row, ledger in having:
         if ledger.not_found:

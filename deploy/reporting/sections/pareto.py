@@ -18,7 +18,7 @@ from deploy.reporting.figures import (
     role,
     rounded,
 )
-from deploy.reporting.pareto import Candidate, Field, fields
+from deploy.reporting.pareto import Candidate, Tradeoff, tradeoffs
 from deploy.reporting.pareto_chart import Spot, pareto_chart
 from deploy.reporting.verdicts import change_text
 
@@ -37,41 +37,41 @@ COLUMNS = (
 def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section | None:
     """Return one chart and one table per data; None where no two configurations have both."""
     del rows
-    found = fields(comparisons)
+    found = tradeoffs(comparisons)
     if not found:
         return None
     return Section(
         title="Accuracy against latency",
         order=20,
-        lead="MEASURED configurations on the same data. Numbered ones are the front: none "
-        "other is at least as fast and as accurate in the digits shown, and better in one. The "
-        "rest is dimmed. Better is left and up. Bars are 95 % intervals: of p50, and of the change to FP32 over the same "
-        "sequences.",
+        lead="MEASURED configurations with both figures on the same data. The "
+        "numbered ones are the front: no other is at least as fast and as accurate in the digits "
+        "shown, and better in one. The rest is dimmed. Better is left and up. Bars are 95 % "
+        "intervals: of p50, and of the change to FP32 over the same sequences.",
         charts=tuple(map(_chart, found)),
-        tables=tuple(_table(field) for field in found),
+        tables=tuple(_table(tradeoff) for tradeoff in found),
     )
 
 
-def _chart(field: Field) -> Chart:
-    numbers = {id(c): str(number) for number, c in enumerate(field.front, start=1)}
-    spots = [_spot(candidate, numbers.get(id(candidate), "")) for candidate in field.candidates]
+def _chart(tradeoff: Tradeoff) -> Chart:
+    numbers = {id(c): str(number) for number, c in enumerate(tradeoff.front, start=1)}
+    spots = [_spot(candidate, numbers.get(id(candidate), "")) for candidate in tradeoff.candidates]
     said = "; ".join(
         f"{spot.number} {spot.name}, {spot.x_shown}, {spot.y_shown}"
         for spot in spots
         if spot.on_front
     )
     description = (
-        f"Chart of {field.metric} against median latency, {field.name}: {len(field.front)} of "
-        f"{len(spots)} configurations are on the front, all MEASURED: {said}."
+        f"Chart of {tradeoff.metric} against median latency, {tradeoff.name}: "
+        f"{len(tradeoff.front)} of {len(spots)} configurations are on the front, all MEASURED: {said}."
     )
     spec = pareto_chart(
         spots,
         x_title="p50, ms",
-        y_title=f"{field.metric} ({direction(field.metric)})",
-        y_down=lower_is_better(field.metric),
+        y_title=f"{tradeoff.metric} ({direction(tradeoff.metric)})",
+        y_down=lower_is_better(tradeoff.metric),
         description=description,
     )
-    return Chart(field.name, description, spec)
+    return Chart(tradeoff.name, description, spec)
 
 
 def _spot(candidate: Candidate, number: str) -> Spot:
@@ -93,13 +93,15 @@ def _spot(candidate: Candidate, number: str) -> Spot:
     )
 
 
-def _table(field: Field) -> Table:
-    return Table(f"Accuracy and latency: {field.name}", COLUMNS, tuple(_lines(field)), tall=True)
+def _table(tradeoff: Tradeoff) -> Table:
+    return Table(
+        f"Accuracy and latency: {tradeoff.name}", COLUMNS, tuple(_lines(tradeoff)), tall=True
+    )
 
 
-def _lines(field: Field) -> Iterator[tuple[Cell, ...]]:
-    numbers = {id(c): number for number, c in enumerate(field.front, start=1)}
-    for candidate in [*field.front, *(c for c in field.candidates if id(c) not in numbers)]:
+def _lines(tradeoff: Tradeoff) -> Iterator[tuple[Cell, ...]]:
+    numbers = {id(c): number for number, c in enumerate(tradeoff.front, start=1)}
+    for candidate in [*tradeoff.front, *(c for c in tradeoff.candidates if id(c) not in numbers)]:
         row, number = candidate.figures.row, numbers.get(id(candidate))
         yield (
             Cell(str(number or ""), order=number),

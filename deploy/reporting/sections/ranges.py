@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
-    """Return thresholds over the layers, and the activations of least SQNR; else how to get them."""
+    """Return thresholds over the layers and the lowest SQNR; else how to get them."""
     del comparisons
     found = layers(rows)
     if not found:
