@@ -35,10 +35,11 @@ class Strip:
     """All samples of one configuration."""
 
     label: str
-    kind: Kind
     role: str
-    bins: Sequence[tuple[float, float, float]]
-    """Ends, and the share of samples between them."""
+    bins: Sequence[tuple[float, float]]
+    """Where each begins, and the share of samples in it."""
+    width: float
+    """Of every bin, the same in all strips of a chart."""
 
 
 def bar_chart(
@@ -124,9 +125,9 @@ def strip_chart(
         description: Read out in place of the picture.
     """
     bins = [
-        {"label": s.label, "kind": s.kind, "role": s.role, "from": a, "to": b, "share": share}
+        {"label": s.label, "role": s.role, "from": at, "share": share}
         for s in strips
-        for a, b, share in s.bins
+        for at, share in s.bins
     ]
     scale = alt.Scale(domain=list(domain), zero=False, nice=False)
     share = alt.Scale(
@@ -134,6 +135,7 @@ def strip_chart(
     )
     drawn = (
         alt.Chart(alt.InlineData(values=bins))
+        .transform_calculate(to=f"datum.from + {strips[0].width}")
         .mark_rect(height={"band": 0.6})
         .encode(
             x=alt.X("from:Q", title=axis_title, scale=scale, axis=alt.Axis(tickCount=4)),

@@ -178,9 +178,9 @@ def report_document(
     )
 
 
-def json_report(document: ReportDocument) -> str:
-    """Return the document as JSON text."""
-    return document.model_dump_json(by_alias=True, indent=2) + "\n"
+def json_report(document: ReportDocument, *, indent: int | None = 2) -> str:
+    """Return the document as JSON text, on one line if not indented."""
+    return document.model_dump_json(by_alias=True, indent=indent) + "\n"
 
 
 def csv_report(document: ReportDocument) -> str:

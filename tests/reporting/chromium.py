@@ -7,11 +7,12 @@ by the browser from its file descriptor 3 and written to 4.
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import shutil
-import subprocess
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,22 +113,21 @@ class Tab:
 def browser(folder: Path) -> Iterator[Tab]:
     """Start a browser that keeps its files in a folder, and give one page of it."""
     assert CHROMIUM is not None
-    to_child, to = os.pipe()
-    of, from_child = os.pipe()
     line = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
         f"--user-data-dir={folder}", "--no-first-run",
     ]  # fmt: skip
-    # the browser wants 3 and 4, whatever numbers the pipes have here
-    shell = ["sh", "-c", f'exec "$@" 3<&{to_child} 4>&{from_child}', "sh", *line]
-    process = subprocess.Popen(
-        shell, pass_fds=(to_child, from_child), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    os.close(to_child)
-    os.close(from_child)
-    with os.fdopen(to, "wb") as write, os.fdopen(of, "rb") as read:
+    (commands, write), (read, answers) = os.pipe(), os.pipe()
+    # away from 3 and 4, which the browser wants them at
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers)]
+    nowhere = [(os.POSIX_SPAWN_OPEN, out, os.devnull, os.O_WRONLY, 0) for out in (1, 2)]
+    wanted = [(os.POSIX_SPAWN_DUP2, end, at) for end, at in zip(ends, (3, 4), strict=True)]
+    process = os.posix_spawn(CHROMIUM, line, os.environ, file_actions=[*nowhere, *wanted])
+    for end in (commands, answers, *ends):
+        os.close(end)
+    with os.fdopen(write, "wb") as to, os.fdopen(read, "rb") as of:
         try:
-            yield Tab(write, read)
+            yield Tab(to, of)
         finally:
-            process.terminate()
-            process.wait(timeout=20)
+            os.kill(process, signal.SIGTERM)
+            os.waitpid(process, 0)

@@ -83,13 +83,12 @@ def _distribution(comparison: Comparison) -> Chart:
         min(float(np.percentile(times, 1)) for times in shares),
         max(float(np.percentile(times, 99)) for times in shares),
     )
-    edges = np.linspace(*domain, _BINS + 1).round(5).tolist()
+    edges = np.linspace(*domain, _BINS + 1)
     labels = unique_labels([figures.row for figures in timed])
-    strips = []
-    for figures, label, times in zip(timed, labels, shares, strict=True):
-        counted = (np.histogram(times, edges)[0] / len(times)).round(5).tolist()
-        bins = [b for b in zip(edges[:-1], edges[1:], counted, strict=True) if b[2]]
-        strips.append(Strip(label, figures.row.kind, role(figures.row), bins))
+    strips = [
+        Strip(label, role(figures.row), _bins(times, edges), round(float(edges[1] - edges[0]), 4))
+        for figures, label, times in zip(timed, labels, shares, strict=True)
+    ]
     said = "; ".join(
         f"{configuration(f.row)} ({f.row.kind}) from {np.percentile(times, 1):.2f} to "
         f"{np.percentile(times, 99):.2f}"
@@ -101,6 +100,13 @@ def _distribution(comparison: Comparison) -> Chart:
     )
     spec = strip_chart(strips, axis_title="sample ÷ p50", domain=domain, description=description)
     return Chart(title, description, spec, comparison.model, comparison.engine)
+
+
+def _bins(times: np.ndarray, edges: np.ndarray) -> list[tuple[float, float]]:
+    """Return where every bin with samples begins, and its share of them."""
+    shares = np.histogram(times, edges)[0] / len(times)
+    found = zip(edges[:-1].round(4).tolist(), shares.round(4).tolist(), strict=True)
+    return [(at, share) for at, share in found if share]
 
 
 def _relative(figures: RowFigures) -> np.ndarray:
