@@ -211,10 +211,10 @@ def unique_labels(rows: Sequence[Row]) -> list[str]:
 
 
 def group_title(comparison: Comparison) -> str:
-    """Return the name of a comparison: model, attention variant and engine."""
+    """Return the name of a comparison: bundle, attention variant and engine."""
     found = members(comparison)
     attention = f" · {found[0].row.attention}" if found else ""
-    return f"{comparison.model}{attention} on {comparison.engine}"
+    return f"{comparison.bundle}{attention} on {comparison.engine}"
 
 
 def float_with_accuracy(comparison: Comparison, metric: str | None) -> Row | None:

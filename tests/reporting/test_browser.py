@@ -113,8 +113,8 @@ def test_the_rendered_figures_are_those_of_the_rows(show: Show, html: str, rows:
     without_scripts = re.sub(r"<script.*?</script>", "", dom, flags=re.DOTALL)
     drawn = re.findall(r"<svg.*?</svg>", without_scripts, re.DOTALL)
     assert len(drawn) == len(page_from_html(html).specs), "a chart was not drawn"
-    bars = next(svg for svg in drawn if ">p50, ms</text>" in svg and ">INT8</text>" in svg)
-    assert f">{first.int8.median_ms.value:.2f} ms</text>" in bars
+    bar = f">{first.int8.median_ms.value:.2f} ms</text>"
+    assert any(bar in svg for svg in drawn)
 
 
 def test_lines_are_filtered_and_the_rest_comes_back(show: Show) -> None:

@@ -71,7 +71,7 @@ def _chart(row: Row, ledger: Ledger) -> Chart:
     end = at + ledger.unexplained_ms
     steps.append(_step("unexplained", "unexplained", "", at, end, decimals))
     whole = _step("latency", "whole", Kind.MEASURED, 0.0, ledger.latency.value, decimals)
-    title = f"{row.model} on {row.engine}, {configuration(row)}"
+    title = f"{row.bundle} on {row.engine}, {configuration(row)}"
     said = "; ".join(f"{step.label} {step.shown}" for step in [*steps, whole])
     description = (
         f"Waterfall of latency, {title}, in ms: {said}. The ceiling is PREDICTED, the rest "
