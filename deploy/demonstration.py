@@ -54,10 +54,12 @@ def run_demo(out: Path, *, rounds: int, force: bool, progress: Progress) -> tupl
         )
         progress.say(f"build encoder-{name}")
         bundle, _ = build_bundle(plan_from_options(options), progress)
-        held_out = text["held-out"]
-        asked = ProfileOptions((str(bundle.path),), data=str(held_out), rounds=rounds)
-        request = ProfileRequest([bundle.path], held_out, rounds=rounds, command=command_of(asked))
-        rows += measure(request, progress)
+        told = command_of(
+            ProfileOptions((str(bundle.path),), data=str(text["held-out"]), rounds=rounds)
+        )
+        request = ProfileRequest([bundle.path], text["held-out"], rounds=rounds)
+        for row in measure(request, progress):
+            rows.append(row.model_copy(update={"measured_by": told}))
         write_results(out / "results.jsonl", rows)
         with progress.step(f"report encoder-{name} in {report}"):
             write_report(rows, report)

@@ -88,12 +88,11 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         seed=options.seed,
         engines=[e.strip() for e in options.engine.split(",")] if options.engine else [],
         timeout_s=options.timeout,
-        command=command_of(options),
     )
     rows: list[Row] = []
     try:
         for row in measure(request, progress_for(quiet=options.quiet)):
-            rows.append(row)
+            rows.append(row.model_copy(update={"measured_by": command_of(options)}))
     except BaseException:
         if rows:
             kept = out.with_name(f"{out.stem}.partial.jsonl")

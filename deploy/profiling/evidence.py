@@ -1,4 +1,4 @@
-"""What a row carries beside its figures: the audit, the tensors' ranges, and the commands."""
+"""What a row carries beside its figures: the audit, and the ranges of tensors."""
 
 from __future__ import annotations
 
@@ -62,10 +62,3 @@ class TensorEntry(Record):
     def absmax(self) -> float:
         """Infinity norm: largest magnitude that was seen."""
         return max(abs(self.minimum), abs(self.maximum))
-
-
-class Commands(Record):
-    """What to type to get the row again, with names in place of paths and without -o."""
-
-    build: str = Field(description="Of the bundle.")
-    measure: str = Field(description="Of the session.")

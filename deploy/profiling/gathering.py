@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +15,21 @@ from calib.stats import Moments, TensorStats
 from deploy.audit import Audit
 from deploy.bundle import RANGES, Bundle
 from deploy.profiling.evidence import AuditEntry, TensorEntry
+from deploy.profiling.results import Row
 from export.onnx_file import load_clean
 
 _OUTLYING = 6
 """Standard deviations (Bondarenko et al. 2021, arXiv:2109.12948, section 3)."""
+
+
+def with_evidence(row: Row, bundle: Bundle, audit: Audit) -> Row:
+    """Return a row with what built its bundle and, in INT8, with audit and activations."""
+    told: dict[str, Any] = {"built_by": bundle.manifest.command}
+    if row.precision == "int8":
+        ranges = bundle.path / RANGES
+        told["audit"] = audit_entries(audit)
+        told["tensors"] = tensor_entries(ranges, bundle.calibrated_graph)
+    return row.model_copy(update=told)
 
 
 def audit_entries(audit: Audit) -> list[AuditEntry]:
@@ -34,16 +48,20 @@ def audit_entries(audit: Audit) -> list[AuditEntry]:
     ]
 
 
-def tensor_entries(bundle: Bundle) -> list[TensorEntry] | None:
-    """Return every calibrated activation of a bundle in the graph's order.
+@lru_cache(maxsize=4)  # the same for every engine of a bundle
+def tensor_entries(path: Path, graph: Path) -> list[TensorEntry] | None:
+    """Return every calibrated activation in the graph's order.
 
     None for bundles of other quantizers, which keep no statistics.
+
+    Args:
+        path: The ranges of a bundle whose files were checked.
+        graph: That they are of.
     """
-    path = bundle.path / RANGES
     if not path.is_file():
         return None
     ranges = read_ranges(path)
-    readers = _readers(load_clean(bundle.calibrated_graph), ranges.stats.keys())
+    readers = _readers(load_clean(graph), ranges.stats.keys())
     found = [
         TensorEntry(
             tensor=row.tensor,

@@ -23,8 +23,7 @@ from deploy.kernels import fused_attentions
 from deploy.options import check_counts
 from deploy.profiling.conditions import governor
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
-from deploy.profiling.evidence import Commands
-from deploy.profiling.gathering import audit_entries, tensor_entries
+from deploy.profiling.gathering import with_evidence
 from deploy.profiling.results import (
     SCHEMA,
     Block,
@@ -54,8 +53,7 @@ class ProfileRequest:
     """What to measure and how long.
 
     ``round_ms`` is the aim for one round of one configuration; a round has
-    at least 3 inferences. ``engines`` empty means all in the bundle. ``command`` is
-    what was typed, for the rows to carry.
+    at least 3 inferences. ``engines`` empty means all in the bundle.
     """
 
     bundles: list[Path]
@@ -69,7 +67,6 @@ class ProfileRequest:
     seed: int = 0
     engines: list[str] = field(default_factory=list)
     timeout_s: float = 600.0
-    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,6 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
     with progress.step(f"read {session.request.data.name} for {bundle.path.name}"):
         data = evaluation_data(session.request, bundle)
         data.save(data_file)
-    tensors = tensor_entries(bundle)
     if data.count < asked:
         progress.say(f"evaluated on {data.count} of {asked} sequences asked for")
     for name, entry in bundle.manifest.engines.items():
@@ -160,9 +156,7 @@ def _bundle_rows(session: _Session, bundle: Bundle, scratch: Path) -> Iterator[R
             rows = _engine_rows(session, bundle, engine, data, data_file, simulated, audit)
         else:
             rows = [_built_row(session, bundle, name, audit)]
-        told = {"audit": audit_entries(audit), "tensors": tensors}
-        for row in rows:
-            yield row.model_copy(update=told) if row.precision == "int8" else row
+        yield from (with_evidence(row, bundle, audit) for row in rows)
 
 
 def _simulated(session: _Session, bundle: Bundle, graph: str, scratch: Path) -> Path:
@@ -358,7 +352,6 @@ def _row(
         mode=configuration.mode,
         kind=kind or made,
         size_mib=bundle.size_mib(files[graph]) if whole else None,
-        commands=Commands(build=manifest.command, measure=session.request.command),
         environment=session.environment,
         **figures,
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from deploy.ledger.record import Ledger
-from deploy.profiling.evidence import AuditEntry, Commands, TensorEntry
+from deploy.profiling.evidence import AuditEntry, TensorEntry
 from deploy.record import Record
 from trueint8.artifacts import storage_errors, write_atomically
 from trueint8.errors import ConfigError, DataError, StorageError
@@ -169,6 +169,9 @@ class Row(Record):
     size_mib: float | None = Field(
         default=None, description="Files the engine loads, on disk; none for SIMULATED."
     )
+    ledger: Ledger | None = Field(
+        default=None, description="Where the latency went, of `deploy ledger`, which times anew."
+    )
     audit: list[AuditEntry] | None = Field(
         default=None, description="Rows with graph qdq on an engine, not SIMULATED."
     )
@@ -176,10 +179,11 @@ class Row(Record):
         default=None,
         description="The same rows; None for bundles of quantizers that keep no statistics.",
     )
-    ledger: Ledger | None = Field(
-        default=None, description="Where the configuration's time went, if it was asked for."
+    built_by: str = Field(
+        default="",
+        description="What built the bundle, as typed, with names in place of paths and without -o.",
     )
-    commands: Commands | None = None
+    measured_by: str = Field(default="", description="The same of what measured the row.")
     note: str = ""
     environment: dict[str, Any] = Field(
         description="Hardware, versions, threads, load; equal for all rows of a session."

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from deploy.ledger.record import Ledger
 from deploy.manifest import Interval
-from deploy.profiling.evidence import AuditEntry, Commands, TensorEntry
+from deploy.profiling.evidence import AuditEntry, TensorEntry
 from deploy.profiling.gates import check_rows
 from deploy.profiling.results import Accuracy, Coverage, Overlap, Parity, Row
 from deploy.profiling.scoring import DROP_UNIT, DropUnit
@@ -81,7 +81,8 @@ class ConfigurationEntry(Record):
     )
     audit: list[AuditEntry] | None = Field(default=None, description="INT8 configurations.")
     ledger: Ledger | None = None
-    commands: Commands | None = None
+    built_by: str = Field(default="", description="Command that built the bundle.")
+    measured_by: str = Field(default="", description="Command that measured it.")
 
 
 class BundleEntry(Record):
@@ -296,7 +297,8 @@ def _configuration(
         change=_interval(candidate.drop) if candidate else None,
         audit=row.audit,
         ledger=row.ledger,
-        commands=row.commands,
+        built_by=row.built_by,
+        measured_by=row.measured_by,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deploy.ledger.record import PARTS, Interval, Ledger, Part, Peak, Probe, SpeedUp
-from deploy.profiling.evidence import AuditEntry, Commands, TensorEntry
+from deploy.profiling.evidence import AuditEntry, TensorEntry
 from deploy.profiling.results import (
     Accuracy,
     Block,
@@ -71,10 +71,8 @@ def synthetic_row(**changes: Any) -> Row:
         "precision": "fp32",
         "rest": "fp32",
         "kind": Kind.MEASURED,
-        "commands": Commands(
-            build="deploy build tiny --int8 --calib-data 'a b.txt'",
-            measure="deploy profile tiny-gpt-clipped --data eval.txt",
-        ),
+        "built_by": "deploy build tiny --int8 --calib-data 'a b.txt'",
+        "measured_by": "deploy profile tiny-gpt-clipped --data eval.txt",
         "environment": ENVIRONMENT,
     }
     return Row(**{**fields, **changes})

@@ -51,7 +51,9 @@ def one(raw: list[Raw], model: str, engine: str, graph: str, precision: str) -> 
 
 def median(row: Raw, pick: list[int] | None = None) -> float:
     rounds = row["latency"]["rounds_ns"]
-    samples = sorted(s for i in (range(len(rounds)) if pick is None else pick) for s in rounds[i])
+    samples: list[int] = sorted(
+        s for i in (range(len(rounds)) if pick is None else pick) for s in rounds[i]
+    )
     half = len(samples) // 2
     return (samples[half] if len(samples) % 2 else (samples[half - 1] + samples[half]) / 2) / 1e6
 
@@ -79,7 +81,7 @@ def change(floating: Raw, int8: Raw) -> tuple[float, ...]:
     sides = [(row["scores"]["sums"], row["scores"]["counts"]) for row in (floating, int8)]
 
     def figure(pick: list[int]) -> float:
-        f, c = (sum(s[i] for i in pick) / sum(n[i] for i in pick) for s, n in sides)
+        f, c = (float(sum(s[i] for i in pick) / sum(n[i] for i in pick)) for s, n in sides)
         if floating["scores"]["metric"] == "perplexity":
             return 100 * (float(np.exp(c)) / float(np.exp(f)) - 1)
         return 100 * (c - f)

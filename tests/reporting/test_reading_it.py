@@ -59,7 +59,8 @@ CONTRAST = """(() => {
     if (!texts.currentNode.data.trim() || !e.checkVisibility()) continue;
     const svg = e.closest("svg") !== null;
     const style = getComputedStyle(e);
-    const pair = [light(rgb(svg ? style.fill : style.color)), light(paper(e))].sort((a, b) => b - a);
+    const ink = svg ? style.fill : style.color;
+    const pair = [light(rgb(ink)), light(paper(e))].sort((a, b) => b - a);
     const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
     const key = `${e.tagName.toLowerCase()}.${e.getAttribute("class") ?? ""}`;
     worst[key] = Math.min(worst[key] ?? 99, ratio);

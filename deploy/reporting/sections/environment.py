@@ -55,9 +55,8 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
 
 def _commands(rows: Sequence[Row]) -> Listing:
     """Return what to type to get this report again, in order."""
-    told = [(row.commands, row.bundle) for row in rows if row.commands]
-    builds = dict.fromkeys((commands.build, bundle) for commands, bundle in told)
-    measures = list(dict.fromkeys(c.measure for c, _ in told if c.measure))
+    builds = dict.fromkeys((row.built_by, row.bundle) for row in rows if row.built_by)
+    measures = list(dict.fromkeys(row.measured_by for row in rows if row.measured_by))
     files = [f"results-{n}.jsonl" for n in range(1, len(measures) + 1)]
     if len(measures) == 1:
         files = ["results.jsonl"]

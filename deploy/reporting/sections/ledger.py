@@ -43,8 +43,8 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
         return Section(
             title="Where the time goes",
             order=40,
-            lead="These results hold no ledger. Its parts are read from a run in which every "
-            "kernel is timed, which is not done unless asked for: deploy ledger BUNDLE.",
+            lead="These results hold no ledger. It takes runs in which every kernel is timed: "
+            "deploy ledger BUNDLE --into results.jsonl, and report again.",
         )
     return Section(
         title="Where the time goes",

@@ -62,7 +62,8 @@ def _chart(tradeoff: Tradeoff) -> Chart:
     )
     description = (
         f"Chart of {tradeoff.metric} against median latency, {tradeoff.name}: "
-        f"{len(tradeoff.front)} of {len(spots)} configurations are on the front, all MEASURED: {said}."
+        f"{len(tradeoff.front)} of {len(spots)} configurations are on the front, all MEASURED: "
+        f"{said}."
     )
     spec = pareto_chart(
         spots,
