@@ -9,6 +9,7 @@ import attention
 from attention.stdlib_text import Split, stdlib_documents
 from deploy.building import build_bundle
 from deploy.commands.build import BuildOptions
+from deploy.commands.profile import ProfileOptions, command_of
 from deploy.planning import plan_from_options
 from deploy.profiling.measurement import ProfileRequest, check_rounds, measure
 from deploy.profiling.results import Row, write_results
@@ -53,7 +54,12 @@ def run_demo(out: Path, *, rounds: int, force: bool, progress: Progress) -> tupl
         )
         progress.say(f"build encoder-{name}")
         bundle, _ = build_bundle(plan_from_options(options), progress)
-        rows += measure(ProfileRequest([bundle.path], text["held-out"], rounds=rounds), progress)
+        told = command_of(
+            ProfileOptions((str(bundle.path),), data=str(text["held-out"]), rounds=rounds)
+        )
+        request = ProfileRequest([bundle.path], text["held-out"], rounds=rounds)
+        for row in measure(request, progress):
+            rows.append(row.model_copy(update={"measured_by": told}))
         write_results(out / "results.jsonl", rows)
         with progress.step(f"report encoder-{name} in {report}"):
             write_report(rows, report)

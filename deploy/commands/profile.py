@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.options import Origin, argument, command_from_options, option, print_json
+from deploy.options import Origin, argument, command_from_options, option, print_json, typed
 
 if TYPE_CHECKING:
     from deploy.profiling.gates import Finding
@@ -66,6 +66,11 @@ class ProfileOptions:
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
 
+def command_of(options: ProfileOptions) -> str:
+    """Return the line to type for the same rows, with names in place of paths and without -o."""
+    return typed(options, "deploy profile", without=("out", "force", "strict", "json", "quiet"))
+
+
 def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
     """Measure, write the results file, and print the table."""
     del origins
@@ -105,7 +110,7 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
     rows: list[Row] = []
     try:
         for row in measure(request, progress_for(quiet=options.quiet)):
-            rows.append(row)
+            rows.append(row.model_copy(update={"measured_by": command_of(options)}))
     except BaseException:
         if rows:
             kept = out.with_name(f"{out.stem}.partial.jsonl")

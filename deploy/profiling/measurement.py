@@ -21,6 +21,7 @@ from deploy.profiling.comparison import LEAST_LAUNCHES
 from deploy.profiling.conditions import governor
 from deploy.profiling.contest import Effort as ContestEffort
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
+from deploy.profiling.gathering import with_evidence
 from deploy.profiling.pool import Effort, Unit, launches_of, run_pool
 from deploy.profiling.rebuilding import rebuild
 from deploy.profiling.results import Row
@@ -157,10 +158,8 @@ def _rows(
             count = len({number for number, _ in pool.timed})
             for number, unit in enumerate(waiting[:count]):
                 mine = {c: pool.timed[number, c] for c in unit.paths}
-                ready.append(
-                    [measured_row(call, unit, c, timed, launches, beside)
-                     for c, timed in mine.items()]
-                )  # fmt: skip
+                rows = [measured_row(call, unit, c, t, launches, beside) for c, t in mine.items()]
+                ready.append([with_evidence(row, unit.bundle, unit.audit) for row in rows])
             waiting = waiting[count:]
         rows = ready.pop(0)
         if demands:
@@ -215,7 +214,7 @@ def _bundle_units(
         with progress.step(f"audit {bundle.path.name} on {name}"):
             audit = audit_engine(bundle, name)
         if not engine.runs_here:
-            yield built_row(call, bundle, name, audit)
+            yield with_evidence(built_row(call, bundle, name, audit), bundle, audit)
             continue
         int8 = int8_configuration(engine)
         # where nothing runs in INT8, what the engine does with the Q/DQ graph is the simulation

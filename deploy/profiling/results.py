@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from deploy.ledger.record import Ledger
+from deploy.profiling.evidence import AuditEntry, TensorEntry
 from deploy.record import Record
 from deploy.sessions import Configuration, Graph
 from trueint8.artifacts import storage_errors, write_atomically
@@ -259,6 +260,18 @@ class Row(Record):
     ledger: Ledger | None = Field(
         default=None, description="Where the latency went, of `deploy ledger`, which times anew."
     )
+    audit: list[AuditEntry] | None = Field(
+        default=None, description="Rows with graph qdq on an engine, not SIMULATED."
+    )
+    tensors: list[TensorEntry] | None = Field(
+        default=None,
+        description="The same rows; None for bundles of quantizers that keep no statistics.",
+    )
+    built_by: str = Field(
+        default="",
+        description="What built the bundle, as typed, with names in place of paths and without -o.",
+    )
+    measured_by: str = Field(default="", description="The same of what measured the row.")
     note: str = ""
     environment: dict[str, Any] = Field(
         description="Hardware, versions, threads, load; equal for all rows of a session."

@@ -86,7 +86,7 @@ def _compare(group: list[Row]) -> Comparison:
         measured_speed_up=ratios.get(fastest.row.label) if fastest else None,
         simulated_speed_up=_ratio(single, simulated),
         speed_ups={label: ratio for label, ratio in ratios.items() if ratio is not None},
-        drop=_drop(single, int8),
+        drop=paired_drop(single, int8),
         coverage=int8.row.coverage if int8 else None,
         coverage_kind=int8.row.kind if int8 else None,
     )
@@ -114,8 +114,11 @@ def _ratio(baseline: RowFigures | None, candidate: RowFigures | None) -> Estimat
     return speed_up(below.rounds_ns, above.rounds_ns, below.launches)
 
 
-def _drop(single: RowFigures | None, int8: RowFigures | None) -> Estimate | None:
-    sides = [f.row.scores for f in (single, int8) if f is not None and f.row.scores is not None]
+def paired_drop(single: RowFigures | None, candidate: RowFigures | None) -> Estimate | None:
+    """Return what a configuration loses to FP32; None where not both keep scores of one data."""
+    sides = [
+        f.row.scores for f in (single, candidate) if f is not None and f.row.scores is not None
+    ]
     if len(sides) != 2 or sides[0].counts != sides[1].counts:
         return None
     return drop(*(Scores(s.metric, tuple(s.sums), tuple(s.counts)) for s in sides))

@@ -1,8 +1,4 @@
-"""Vega-Lite charts that take every colour from the page's style sheet.
-
-Colours are CSS variables (``var(--ink)``), so a chart drawn as SVG follows the
-reader's light or dark scheme, and turns light for print, without being drawn again.
-"""
+"""Charts of one line per configuration: bars, points, and strips of all samples."""
 
 from __future__ import annotations
 
@@ -12,16 +8,12 @@ from typing import Any
 
 import altair as alt
 
+from deploy.reporting.chart_style import LINES, by_role, finished, of_kind, shape_by_role
 from trueint8.kinds import Kind
 
-_ROLES = ["float", "Q/DQ", "INT8"]
-_COLOURS = ["var(--series-float)", "var(--series-simulated)", "var(--series-int8)"]
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _STEP = 38
 _ROOM = 1.45
 """Axis length in units of the longest bar: what is left holds the text on a phone."""
-_LINES = "split(datum.label, '\\n')"
-"""Axis labels of two lines: the configuration, and its kind below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +28,18 @@ class Mark:
     low: float | None = None
     high: float | None = None
     interval: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """All samples of one configuration."""
+
+    label: str
+    role: str
+    bins: Sequence[tuple[float, float]]
+    """Where each begins, and the share of samples in it."""
+    width: float
+    """Of every bin, the same in all strips of a chart."""
 
 
 def bar_chart(
@@ -54,11 +58,11 @@ def bar_chart(
     x = alt.X("value:Q", title=axis_title, scale=scale, axis=alt.Axis(tickCount=4))
     bars = base.mark_bar(height=20, strokeWidth=1.5, cornerRadiusEnd=2).encode(
         x=x,
-        color=_colour(),
-        stroke=_colour(alt.Stroke),
+        color=by_role(),
+        stroke=by_role(alt.Stroke),
         # dashed and nearly empty: visible without colour
-        fillOpacity=alt.condition(_is_simulated(), alt.value(0.2), alt.value(0.85)),
-        strokeDash=alt.condition(_is_simulated(), alt.value([4, 3]), alt.value([1, 0])),
+        fillOpacity=alt.condition(of_kind(Kind.SIMULATED), alt.value(0.2), alt.value(0.85)),
+        strokeDash=alt.condition(of_kind(Kind.SIMULATED), alt.value([4, 3]), alt.value([1, 0])),
     )
     rule = base.mark_rule(color="var(--ink)", strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
     ends = [
@@ -66,7 +70,7 @@ def bar_chart(
         for end in ("low", "high")
     ]
     text = base.mark_text(align="left", dx=8, color="var(--ink)").encode(x="high:Q", text="shown:N")
-    return _finished(alt.layer(bars, rule, *ends, text), len(marks), description)
+    return finished(alt.layer(bars, rule, *ends, text), _STEP * len(marks), description)
 
 
 def dot_chart(
@@ -91,14 +95,10 @@ def dot_chart(
     axis = alt.Axis(tickCount=4)
     points = base.mark_point(size=90, filled=True, opacity=1, strokeWidth=1.5).encode(
         x=alt.X("value:Q", title=axis_title, scale=scale, axis=axis),
-        color=_colour(),
-        stroke=_colour(alt.Stroke),
-        shape=alt.Shape(
-            "role:N",
-            scale=alt.Scale(domain=_ROLES, range=["circle", "diamond", "square"]),
-            legend=None,
-        ),
-        fillOpacity=alt.condition(_is_simulated(), alt.value(0.2), alt.value(0.85)),
+        color=by_role(),
+        stroke=by_role(alt.Stroke),
+        shape=shape_by_role(),
+        fillOpacity=alt.condition(of_kind(Kind.SIMULATED), alt.value(0.2), alt.value(0.85)),
     )
     text = base.mark_text(align="right", color="var(--ink)").encode(
         x=alt.value("width"), text="shown:N"
@@ -110,7 +110,62 @@ def dot_chart(
             x=alt.X("reference:Q", scale=scale, title=axis_title)
         )
         layers.insert(0, rule)
-    return _finished(alt.layer(*layers), len(marks), description)
+    return finished(alt.layer(*layers), _STEP * len(marks), description)
+
+
+def strip_chart(
+    strips: Sequence[Strip], *, axis_title: str, domain: tuple[float, float], description: str
+) -> dict[str, Any]:
+    """Return one strip per configuration, the darker the more samples lie there.
+
+    Args:
+        strips: From top to bottom; labels are unique.
+        axis_title: Quantity and unit.
+        domain: Ends of the axis.
+        description: Read out in place of the picture.
+    """
+    bins = [
+        {"label": s.label, "role": s.role, "from": at, "share": share}
+        for s in strips
+        for at, share in s.bins
+    ]
+    scale = alt.Scale(domain=list(domain), zero=False, nice=False)
+    share = alt.Scale(
+        domain=[0, max(share for s in strips for *_, share in s.bins)], range=[0.08, 1]
+    )
+    drawn = (
+        alt.Chart(alt.InlineData(values=bins))
+        .transform_calculate(to=f"datum.from + {strips[0].width}")
+        .mark_rect(height={"band": 0.6})
+        .encode(
+            x=alt.X("from:Q", title=axis_title, scale=scale, axis=alt.Axis(tickCount=4)),
+            x2="to:Q",
+            y=_lines([s.label for s in strips]),
+            color=by_role(),
+            fillOpacity=alt.FillOpacity("share:Q", scale=share, legend=None),
+            tooltip=[
+                alt.Tooltip("label:N", title="configuration"),
+                alt.Tooltip("from:Q", title="from", format=".3f"),
+                alt.Tooltip("to:Q", title="to", format=".3f"),
+                alt.Tooltip("share:Q", title="samples", format=".1%"),
+            ],
+        )
+    )
+    return finished(drawn, _STEP * len(strips), description)
+
+
+def _lines(labels: list[str] | None = None) -> alt.Y:
+    axis = alt.Axis(
+        title=None,
+        labelExpr=LINES,
+        ticks=False,
+        domain=False,
+        labelLimit=160,
+        grid=False,
+        labelPadding=8,
+    )
+    scale = alt.Scale(domain=labels) if labels else alt.Undefined
+    return alt.Y("label:N", sort=None, axis=axis, scale=scale)
 
 
 def _base(marks: Sequence[Mark]) -> alt.Chart:
@@ -122,39 +177,4 @@ def _base(marks: Sequence[Mark]) -> alt.Chart:
     ]
     if any(mark.interval for mark in marks):
         tooltip.insert(2, alt.Tooltip("interval:N", title="95 % interval"))
-    axis = alt.Axis(title=None, labelExpr=_LINES, ticks=False, domain=False, labelLimit=160)
-    return alt.Chart(alt.InlineData(values=values)).encode(
-        y=alt.Y("label:N", sort=None, axis=axis), tooltip=tooltip
-    )
-
-
-def _is_simulated() -> str:
-    return f"datum.kind === '{Kind.SIMULATED}'"
-
-
-def _colour(channel: Any = alt.Color) -> Any:
-    return channel("role:N", scale=alt.Scale(domain=_ROLES, range=_COLOURS), legend=None)
-
-
-def _finished(chart: Any, marks: int, description: str) -> dict[str, Any]:
-    styled = (
-        chart.properties(width="container", height=_STEP * marks, description=description)
-        .configure(background="transparent", font=_FONT, padding=2)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor="var(--ink)",
-            titleColor="var(--muted)",
-            titleFontWeight="normal",
-            gridColor="var(--line)",
-            domainColor="var(--line)",
-            tickColor="var(--line)",
-            labelFontSize=11,
-            titleFontSize=11,
-            labelLineHeight=13,
-        )
-        .configure_axisY(grid=False, labelPadding=8)
-        .configure_text(fontSize=11.5)
-    )
-    # the same for every report, so a test validates it and not every reader waits
-    spec: dict[str, Any] = styled.to_dict(validate=False)
-    return spec
+    return alt.Chart(alt.InlineData(values=values)).encode(y=_lines(), tooltip=tooltip)

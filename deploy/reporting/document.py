@@ -35,6 +35,8 @@ class Column:
     title: str
     group: str = ""
     numeric: bool = False
+    wide: bool = False
+    """Whether its cells hold sentences."""
 
     @property
     def full_title(self) -> str:
@@ -51,6 +53,8 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     stacked: bool = False
     """Whether rows become cards on a narrow screen; other tables scroll in their own box."""
+    tall: bool = False
+    """Whether it may be so long that its box scrolls up and down."""
 
     def __post_init__(self) -> None:
         """Check that every row is as wide as the header."""
@@ -72,7 +76,15 @@ class Chart:
     spec: dict[str, Any]
     model: str = ""
     engine: str = ""
-    """What a reader can filter by."""
+    """What a reader can filter by; empty for charts of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Lines to be copied as they are."""
+
+    title: str
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,7 @@ class Section:
     warnings: tuple[Note, ...] = ()
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
+    listings: tuple[Listing, ...] = ()
     notes: tuple[Note, ...] = ()
 
 

@@ -11,9 +11,6 @@ from deploy.profiling.results import Row
 from deploy.profiling.summary import Comparison
 from deploy.reporting.published import csv_report, json_report, report_document
 
-_MOST_BYTES = 1_200_000
-"""Of raw samples, compressed: the page stays below 3 MB with what draws its charts."""
-
 
 @dataclass(frozen=True, slots=True)
 class Download:
@@ -24,21 +21,37 @@ class Download:
     href: str
 
 
-def downloads(rows: Sequence[Row], title: str, comparisons: Sequence[Comparison]) -> list[Download]:
-    """Return the figures as CSV and JSON, and the raw samples unless they are too many."""
+def downloads(
+    rows: Sequence[Row], title: str, comparisons: Sequence[Comparison], *, small: bool = False
+) -> list[Download]:
+    """Return the figures as CSV and JSON, and the raw samples.
+
+    Args:
+        rows: Of the results file.
+        title: Of the report.
+        comparisons: Of those rows.
+        small: Whether to leave out the raw samples and compress the JSON.
+    """
     document = report_document(rows, title, comparisons)
+    figures = json_report(document, indent=None)
     found = [
         Download(
             "figures.csv", "one line per configuration", _link("text/csv", csv_report(document))
-        ),
-        Download("report.json", "all figures", _link("application/json", json_report(document))),
+        )
     ]
+    if small:
+        return [*found, _compressed("report.json.gz", "all figures", figures)]
     lines = (row.model_dump_json(by_alias=True, exclude_none=True) for row in rows)
-    raw = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
-    if len(raw) <= _MOST_BYTES:
-        href = _link("application/gzip", raw)
-        found.append(Download("results.jsonl.gz", "raw samples", href))
-    return found
+    return [
+        *found,
+        Download("report.json", "all figures", _link("application/json", figures)),
+        _compressed("results.jsonl.gz", "raw samples", "".join(f"{line}\n" for line in lines)),
+    ]
+
+
+def _compressed(file: str, about: str, text: str) -> Download:
+    raw = gzip.compress(text.encode(), mtime=0)
+    return Download(file, about, _link("application/gzip", raw))
 
 
 def _link(kind: str, data: str | bytes) -> str:

@@ -31,9 +31,14 @@ _LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 _METRIC_DECIMALS = {"loss": 4, "perplexity": 3, "accuracy": 4, "cosine": 5}
 
 
+def lower_is_better(metric: str) -> bool:
+    """Say which way the metric is better."""
+    return metric in _LOWER_IS_BETTER
+
+
 def direction(metric: str) -> str:
-    """Return which way the metric is better."""
-    return "lower is better" if metric in _LOWER_IS_BETTER else "higher is better"
+    """Return which way the metric is better, in words."""
+    return "lower is better" if lower_is_better(metric) else "higher is better"
 
 
 def rounded(value: float, decimals: int) -> str:
@@ -138,7 +143,12 @@ def one_round(row: Row) -> bool:
 
 def accuracy_text(figure: Accuracy) -> str:
     """Return the metric's value in the unit it is stored in."""
-    return rounded(figure.value, _METRIC_DECIMALS[figure.metric])
+    return metric_text(figure.metric, figure.value)
+
+
+def metric_text(metric: str, value: float) -> str:
+    """Return a value of a metric."""
+    return rounded(value, _METRIC_DECIMALS[metric])
 
 
 def accuracy_ends(figure: Accuracy) -> str:
@@ -209,10 +219,10 @@ def unique_labels(rows: Sequence[Row]) -> list[str]:
 
 
 def group_title(comparison: Comparison) -> str:
-    """Return the name of a comparison: model, attention variant and engine."""
+    """Return the name of a comparison: bundle, attention variant and engine."""
     found = members(comparison)
     attention = f" · {found[0].row.attention}" if found else ""
-    return f"{comparison.model}{attention} on {comparison.engine}"
+    return f"{comparison.bundle}{attention} on {comparison.engine}"
 
 
 def float_with_accuracy(comparison: Comparison, metric: str | None) -> Row | None:

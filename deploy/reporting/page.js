@@ -77,7 +77,9 @@
     }
     const facets = { ...wanted, text: "" }; // words are looked for in the tables
     for (const item of document.querySelectorAll("[data-model]")) {
-      item.hidden = !shown(item, facets, item.dataset.model, item.dataset.engine);
+      // what is of several models or engines stays
+      item.hidden = !shown(item, facets, item.dataset.model || wanted.model,
+        item.dataset.engine || wanted.engine);
     }
     return `${kept} of ${all} lines shown.`;
   }

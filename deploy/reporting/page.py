@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ STARTS: dict[Format, str] = {
 """How a report begins, in lower case: what may be written over."""
 
 _TEMPLATE = "template.html.j2"
+_MOST_BYTES = 2_900_000
+"""Of a page with its raw samples; one that would be larger goes without."""
 _REQUIRED = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 
 
@@ -103,11 +106,11 @@ def _html(rows: Sequence[Row], title: str, more: Sequence[tuple[str, Section]]) 
         keep_trailing_newline=True,
     )
     environment.filters["script_json"] = _script_json
-    return environment.get_template(_TEMPLATE).render(
+    page = partial(
+        environment.get_template(_TEMPLATE).render,
         title=title,
         summary=_summary(rows),
         sections=sections,
-        downloads=downloads(rows, title, comparisons),
         models=list(dict.fromkeys(row.model for row in rows)),
         engines=list(dict.fromkeys(row.engine for row in rows)),
         baselines=list(dict.fromkeys(label for c in comparisons for label in c.speed_ups)),
@@ -115,6 +118,10 @@ def _html(rows: Sequence[Row], title: str, more: Sequence[tuple[str, Section]]) 
         drawing=_drawing_script() if any(section.charts for _, section in sections) else "",
         version=__version__,
     )
+    whole = page(downloads=downloads(rows, title, comparisons))
+    if len(whole.encode()) <= _MOST_BYTES:
+        return whole
+    return page(downloads=downloads(rows, title, comparisons, small=True))
 
 
 def _sections(

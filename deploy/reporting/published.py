@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Literal
 
 from pydantic import Field
 
+from deploy.ledger.record import Ledger
 from deploy.manifest import Interval
+from deploy.profiling.evidence import AuditEntry, TensorEntry
 from deploy.profiling.gates import check_rows
 from deploy.profiling.results import Accuracy, Coverage, Overlap, Parity, Row
 from deploy.profiling.scoring import DROP_UNIT, DropUnit
@@ -22,11 +24,15 @@ from deploy.profiling.summary import Comparison, RowFigures, summarize
 from deploy.profiling.variants import relative_latency, vanilla_beside
 from deploy.record import Record
 from deploy.reporting.figures import configuration, ratio_kind, verdict
+from deploy.reporting.layers import layers
+from deploy.reporting.pareto import Candidate, Tradeoff, tradeoffs
 from deploy.reporting.verdicts import verdict_of
 from trueint8 import __version__
 from trueint8.kinds import Kind
 
 SCHEMA: Literal["trueint8/report/1"] = "trueint8/report/1"
+
+Standing = tuple[Candidate, Tradeoff]
 
 
 class ConfigurationEntry(Record):
@@ -64,6 +70,27 @@ class ConfigurationEntry(Record):
         "another variant, and between bundles on a machine under load.",
     )
     parity: Parity | None = None
+    on_front: bool | None = Field(
+        default=None,
+        description="Whether no other configuration of these data is at least as fast and as "
+        "accurate, in the digits shown, and better in one; null without both figures.",
+    )
+    change: Interval | None = Field(
+        default=None,
+        description="What it loses to FP32 in the headline metric, as `drop` of the comparison.",
+    )
+    audit: list[AuditEntry] | None = Field(default=None, description="INT8 configurations.")
+    ledger: Ledger | None = None
+    built_by: str = Field(default="", description="Command that built the bundle.")
+    measured_by: str = Field(default="", description="Command that measured it.")
+
+
+class BundleEntry(Record):
+    """One bundle's activations."""
+
+    bundle: str
+    bundle_sha256: str
+    tensors: list[TensorEntry]
 
 
 class RatioEntry(Record):
@@ -118,6 +145,7 @@ class ReportDocument(Record):
     title: str
     warnings: list[WarningEntry]
     comparisons: list[ComparisonEntry]
+    bundles: list[BundleEntry] = Field(default=[], description="Those whose activations are known.")
 
 
 def report_document(
@@ -131,6 +159,7 @@ def report_document(
         comparisons: Of those rows, where they are known already.
     """
     comparisons = summarize(rows) if comparisons is None else comparisons
+    standings = {id(c.figures): (c, f) for f in tradeoffs(comparisons) for c in f.candidates}
     return ReportDocument(
         version=__version__,
         title=title,
@@ -138,13 +167,21 @@ def report_document(
             WarningEntry(name=f.name, subjects=list(f.subjects), sentence=f.sentence, fix=f.fix)
             for f in check_rows(rows)
         ],
-        comparisons=[_comparison(c, vanilla_beside(c, comparisons)) for c in comparisons],
+        comparisons=[
+            _comparison(c, vanilla_beside(c, comparisons), standings) for c in comparisons
+        ],
+        bundles=[
+            BundleEntry(
+                bundle=of.row.bundle, bundle_sha256=of.row.bundle_sha256, tensors=of.tensors
+            )
+            for of in layers(rows)
+        ],
     )
 
 
-def json_report(document: ReportDocument) -> str:
-    """Return the document as JSON text."""
-    return document.model_dump_json(by_alias=True, indent=2) + "\n"
+def json_report(document: ReportDocument, *, indent: int | None = 2) -> str:
+    """Return the document as JSON text, on one line if not indented."""
+    return document.model_dump_json(by_alias=True, indent=indent) + "\n"
 
 
 def csv_report(document: ReportDocument) -> str:
@@ -175,7 +212,9 @@ def _csv_lines(entry: ComparisonEntry) -> Iterator[dict[str, object]]:
         yield line
 
 
-def _comparison(comparison: Comparison, vanilla: Comparison | None) -> ComparisonEntry:
+def _comparison(
+    comparison: Comparison, vanilla: Comparison | None, standings: Mapping[int, Standing]
+) -> ComparisonEntry:
     rows = [figures.row for figures in comparison.rows]
     last, said = rows[-1], verdict_of(comparison)
     scores = comparison.int8.row.scores if comparison.int8 and comparison.drop else None
@@ -197,7 +236,10 @@ def _comparison(comparison: Comparison, vanilla: Comparison | None) -> Compariso
         drop_unit=DROP_UNIT[scores.metric] if scores else None,
         int8_mac_coverage=comparison.coverage.share if comparison.coverage else None,
         overlap=last.overlap,
-        configurations=[_configuration(figures, vanilla) for figures in comparison.rows],
+        configurations=[
+            _configuration(figures, vanilla, standings.get(id(figures)))
+            for figures in comparison.rows
+        ],
     )
 
 
@@ -221,8 +263,11 @@ def _ratios(comparison: Comparison) -> Iterator[RatioEntry]:
         )
 
 
-def _configuration(figures: RowFigures, vanilla: Comparison | None) -> ConfigurationEntry:
+def _configuration(
+    figures: RowFigures, vanilla: Comparison | None, standing: Standing | None
+) -> ConfigurationEntry:
     row, latency = figures.row, figures.row.latency
+    candidate, tradeoff = standing or (None, None)
     known = {f"p{q}": _interval(e) for q, e in figures.percentiles_ms.items()}
     return ConfigurationEntry(
         configuration=configuration(row),
@@ -248,6 +293,12 @@ def _configuration(figures: RowFigures, vanilla: Comparison | None) -> Configura
         fused_attentions=row.fused_attentions,
         relative_latency=_interval(relative_latency(figures, vanilla)),
         parity=row.parity,
+        on_front=any(c is candidate for c in tradeoff.front) if tradeoff else None,
+        change=_interval(candidate.drop) if candidate else None,
+        audit=row.audit,
+        ledger=row.ledger,
+        built_by=row.built_by,
+        measured_by=row.measured_by,
     )
 
 

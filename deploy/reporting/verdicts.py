@@ -71,11 +71,8 @@ def _accuracy(comparison: Comparison) -> str:
     if figure is None:
         return "accuracy was not computed"
     lost = comparison.drop
-    if lost is not None and figure.metric == "perplexity":
-        return f"perplexity {_signed(lost.value)} % {bracketed(lost, 2, signed=True)}"
-    if lost is not None and figure.metric == "accuracy":
-        gained = Estimate(-lost.value, -lost.high, -lost.low)
-        return f"accuracy {_signed(gained.value)} points {bracketed(gained, 2, signed=True)}"
+    if lost is not None and figure.metric in ("perplexity", "accuracy"):
+        return " ".join((figure.metric, *change_text(figure.metric, lost)))
     if lost is not None and figure.metric == "cosine":
         same = Estimate(*(1 - v / 100 for v in (lost.value, lost.high, lost.low)))
         return f"cosine to the FP32 outputs {same.value:.5f} {bracketed(same, 5)}"
@@ -93,6 +90,19 @@ def _coverage(comparison: Comparison) -> str:
     if comparison.coverage is None:
         return "the share of MACs in INT8 is unknown"
     return f"{100 * comparison.coverage.share:.1f} % of MACs run in INT8"
+
+
+def change_text(metric: str, lost: Estimate) -> tuple[str, str]:
+    """Return a drop as what happened to the metric, and its interval in brackets.
+
+    Args:
+        metric: Perplexity changes by percent; accuracy and cosine by points, a hundredth each.
+        lost: As of :func:`deploy.profiling.scoring.drop`.
+    """
+    if metric == "perplexity":
+        return f"{_signed(lost.value)} %", bracketed(lost, 2, signed=True)
+    gained = Estimate(-lost.value, -lost.high, -lost.low)
+    return f"{_signed(gained.value)} points", bracketed(gained, 2, signed=True)
 
 
 def bracketed(estimate: Estimate, decimals: int, *, signed: bool = False) -> str:

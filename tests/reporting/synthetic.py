@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from deploy.ledger.record import PARTS, Interval, Ledger, Part, Peak, Probe, SpeedUp
+from deploy.profiling.evidence import AuditEntry, TensorEntry
 from deploy.profiling.results import (
     Accuracy,
     Block,
@@ -69,6 +71,8 @@ def synthetic_row(**changes: Any) -> Row:
         "precision": "fp32",
         "rest": "fp32",
         "kind": Kind.MEASURED,
+        "built_by": "deploy build tiny --int8 --calib-data 'a b.txt'",
+        "measured_by": "deploy profile tiny-gpt-clipped --data eval.txt",
         "environment": ENVIRONMENT,
     }
     return Row(**{**fields, **changes})
@@ -102,6 +106,98 @@ def coverage() -> Coverage:
     )
 
 
+def audit() -> list[AuditEntry]:
+    """Return 25 invented matmuls in four layers: the head in float, one refused, 23 in INT8."""
+    weighted = [
+        AuditEntry(
+            matmul=f"decoder.layer.{layer}.{name}",
+            weighted=True,
+            macs=1_000_000,
+            executed="int8",
+            kernel="gemm_s8",
+        )
+        for layer in range(4)
+        for name in ("query", "key", "value", "output", "up", "down")
+    ]
+    weighted[7] = weighted[7].model_copy(update={"executed": "fp32", "why": "no kernel takes it"})
+    head = AuditEntry(
+        matmul="lm_head",
+        weighted=True,
+        macs=7_000_000,
+        executed="fp32",
+        reason="the head stays in float",
+        kernel="gemm_f32",
+    )
+    return [*weighted, head]
+
+
+def tensors(count: int = 24, seed: int = 5) -> list[TensorEntry]:
+    """Return invented activations: the fourth clipped, the sixth with outliers."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for index, size in enumerate(draw.uniform(1, 9, count)):
+        clips = index == 3
+        found.append(
+            TensorEntry(
+                tensor=f"activation_{index}",
+                layers=[f"decoder.layer.{index // 6}.matmul_{index % 6}"],
+                low=-size / (4 if clips else 1),
+                high=size / (4 if clips else 1),
+                minimum=-size,
+                maximum=0.8 * size,
+                clipped=0.0123 if clips else 0.0,
+                sqnr_db=17.25 if clips else 35.0 + index,
+                kurtosis=812.5 if index == 5 else 3.5,
+                beyond_6_sigma=0.0004 if index == 5 else 0.0,
+                channel_ratio=64.0 if index == 5 else 1.5,
+            )
+        )
+    return found
+
+
+def ledger(latency_ms: float) -> Ledger:
+    """Return invented parts that explain all but 0.1 ms; one beats the probe by 0.05 ms."""
+    ceiling_ms = latency_ms / 2
+    rest = latency_ms - ceiling_ms - 0.1
+    times = dict.fromkeys(PARTS, 0.0) | {"float matmuls": rest + 0.05, "pointwise": -0.05}
+    return Ledger(
+        engine="openvino",
+        configuration="int8",
+        precision="int8",
+        shapes={"input_ids": [1, 128]},
+        threads=4,
+        latency=Interval(value=latency_ms, low=0.98 * latency_ms, high=1.02 * latency_ms),
+        ceiling_ms=ceiling_ms,
+        parts=[
+            Part(
+                name=name,
+                ms=ms,
+                kind=Kind.MEASURED,
+                measured_ms=max(ms, 0.0) + 0.2,
+                ceiling_ms=0.2,
+                kernels=int(ms != 0),
+                detail="gemm_f32 (1)" if ms else "",
+            )
+            for name, ms in times.items()
+        ],
+        unexplained_ms=0.1,
+        profiled_ms=1.1 * latency_ms,
+        macs=32_000_000,
+        bytes=4_000_000,
+        not_found=["lm_head"],
+        speed_ups=[
+            SpeedUp(source="bits", kind=Kind.PREDICTED, value=4.0),
+            SpeedUp(source="measured", kind=Kind.MEASURED, value=2.35, low=2.2, high=2.5),
+        ],
+        probe=Probe(
+            peaks=[Peak(precision="int8", macs_per_s=4e11, engine="openvino")],
+            bytes_per_s=2e10,
+            copied_bytes=4_000_000,
+            threads=4,
+        ),
+    )
+
+
 def synthetic_group(
     seed: int, times_ms: dict[str, float], figures: dict[str, list[Accuracy]], **changes: Any
 ) -> list[Row]:
@@ -131,6 +227,9 @@ def synthetic_group(
                 overlap=Overlap(shared=0, compared=512),
                 floats=[f"float-{one}" for one in times_ms if one not in ("qdq", "int8")],
                 coverage=coverage() if name == "int8" else None,
+                audit=audit() if name == "int8" else None,
+                tensors=tensors() if name == "int8" else None,
+                ledger=ledger(median_ms) if name == "int8" else None,
                 attentions=None if name == "qdq" else 6,
                 fused_attentions=None if name == "qdq" else 6,
                 peak_memory_mib=210.5 + offset,
@@ -169,6 +268,8 @@ def synthetic_rows() -> list[Row]:
         kind=Kind.BUILT,
         size_mib=13.5,
         coverage=coverage(),
+        audit=audit(),
+        tensors=tensors(),
         attentions=6,
         fused_attentions=6,
         note="compiled for compute capability 8.9",

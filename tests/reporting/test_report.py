@@ -204,9 +204,8 @@ def test_the_page_refers_to_nothing_outside_itself(page: Page, html: str) -> Non
 
 def test_charts_hold_the_same_figures_as_the_tables(page: Page, rows: list[Row]) -> None:
     specs = [json.loads(spec) for spec in page.specs]
-    assert len(specs) == 6
-    marks = next(iter(specs[0]["datasets"].values())) if "datasets" in specs[0] else None
-    assert marks is not None
+    bars = next(spec for spec in specs if spec["description"].startswith("Bar chart"))
+    (marks,) = bars["datasets"].values()
     fp32 = statistics.median(pooled_ms(raw(rows, "tiny-gpt", "openvino", "fp32", "float")))
     assert marks[0]["value"] == pytest.approx(fp32)
     assert marks[0]["low"] <= marks[0]["value"] <= marks[0]["high"]
@@ -219,7 +218,7 @@ def test_charts_hold_the_same_figures_as_the_tables(page: Page, rows: list[Row])
     for spec in specs:
         assert spec["width"] == "container"
         alt.Chart.from_dict(spec)  # raises where Vega-Lite's schema does not allow it
-        assert "MEASURED" in spec["description"]
+        assert re.search("MEASURED|SIMULATED|kurtosis", spec["description"])
 
 
 def test_vega_is_inlined_once(page: Page) -> None:
@@ -332,11 +331,12 @@ def test_a_missing_extra_is_named_with_what_to_install(
 
 
 def test_sections_stand_in_the_order_they_name(page: Page) -> None:
-    names = ["accuracy", "attention-cost", "environment", "latency", "overview", "verdict"]
-    assert SECTIONS.names() == names
-    assert next(iter(page.tables)) == OVERVIEW
-    captions = list(page.tables)
-    assert captions.index(LATENCY) < captions.index(METRICS)
+    shown = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
+    assert shown == [
+        "verdict", "overview", "pareto", "latency", "accuracy", "ledger", "attention-cost",
+        "audit", "ranges", "outliers", "environment",
+    ]  # fmt: skip
+    assert sorted(shown) == SECTIONS.names()
 
 
 def test_lines_of_one_model_and_engine_are_told_apart(written: Write) -> None:

@@ -43,12 +43,12 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     lines = tuple(line for row in rows for line in _lines(row))
     return Section(
         title="Accuracy",
-        order=30,
+        order=35,
         lead="Float, the Q/DQ graph in float arithmetic (SIMULATED), and the INT8 engine, on the "
         "same data. The dashed line is the float figure; axes need not start at zero. Below each "
         "value of the table: its 95 % interval over sequences.",
         charts=tuple(_charts(comparisons)),
-        tables=(Table("Every metric of every configuration", COLUMNS, lines),),
+        tables=(Table("Every metric of every configuration", COLUMNS, lines, tall=True),),
         notes=(
             Note(
                 "Lower is better for loss and perplexity; higher is better for accuracy and for "

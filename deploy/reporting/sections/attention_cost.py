@@ -39,11 +39,13 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section |
         return None
     return Section(
         title="Cost of attention variants",
-        order=25,
+        order=45,
         lead="Each engine's configurations by attention variant: whether one kernel executes an "
         "attention whole, what share of the multiply-accumulates runs in INT8, and the latency "
         "relative to vanilla attention in that engine's fastest float. Above 1 is slower.",
-        tables=(Table("Attention variants by engine", COLUMNS, tuple(_lines(comparisons))),),
+        tables=(
+            Table("Attention variants by engine", COLUMNS, tuple(_lines(comparisons)), tall=True),
+        ),
         notes=_notes(comparisons),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from deploy.profiling.results import Row
 from deploy.profiling.statistics import CONFIDENCE, RESAMPLES
 from deploy.profiling.summary import Comparison
-from deploy.reporting.document import Cell, Column, Section, Table
+from deploy.reporting.document import Cell, Column, Listing, Section, Table
 from deploy.reporting.figures import KIND_MEANINGS, NO_EVIDENCE
 
 _DEFINITIONS = {
@@ -39,13 +40,34 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     for row in rows:
         sessions.setdefault(row.session, []).append(row)
     return Section(
-        title="Environment and definitions",
-        order=40,
+        title="Environment, commands and definitions",
+        order=80,
+        lead="Files and folders are named without their paths: type the commands where they are. "
+        "The SHA-256 of data and model is in each bundle's manifest.",
         tables=(
-            _definitions(),
             _bundles(rows),
             *(_session(name, found) for name, found in sessions.items()),
+            _definitions(),
         ),
+        listings=(_commands(rows),),
+    )
+
+
+def _commands(rows: Sequence[Row]) -> Listing:
+    """Return what to type to get this report again, in order."""
+    builds = dict.fromkeys((row.built_by, row.bundle) for row in rows if row.built_by)
+    measures = list(dict.fromkeys(row.measured_by for row in rows if row.measured_by))
+    files = [f"results-{n}.jsonl" for n in range(1, len(measures) + 1)]
+    if len(measures) == 1:
+        files = ["results.jsonl"]
+    lines = [f"{build} -o {shlex.quote(bundle)}" for build, bundle in builds]
+    lines += [f"{line} -o {file}" for line, file in zip(measures, files, strict=True)]
+    if len(files) > 1:
+        lines.append(f"cat {' '.join(files)} > results.jsonl")
+    if not measures:
+        lines = ["# these results do not say how their bundles were built and measured"]
+    return Listing(
+        "Commands that give this report", (*lines, "deploy report results.jsonl -o report.html")
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from deploy.profiling.results import Row
 from deploy.profiling.statistics import Estimate, runs_needed
 from deploy.profiling.summary import PERCENTILES, Comparison, RowFigures
-from deploy.reporting.charts import Mark, bar_chart
+from deploy.reporting.charts import Mark, Strip, bar_chart, strip_chart
 from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
 from deploy.reporting.figures import (
     configuration,
@@ -38,6 +40,8 @@ COLUMNS = (
     Column("Samples", numeric=True),
 )
 
+_BINS = 48
+
 
 def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return charts of p50 with intervals, and the table of all percentiles."""
@@ -45,11 +49,15 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     figures = [figures for comparison in comparisons for figures in comparison.rows]
     return Section(
         title="Latency",
-        order=20,
+        order=30,
         lead="One inference call, host clock, after warm-up. Bars are p50 with the 95 % interval; "
-        "a dashed outline is SIMULATED. Charts of one bundle share their axis.",
+        "a dashed outline is SIMULATED. Charts of one bundle share their axis. Strips are all "
+        "samples by their share, each divided by its configuration's p50, from the 1st to the "
+        "99th percentile.",
         charts=tuple(_charts(comparisons)),
-        tables=(Table("Latency of every configuration", COLUMNS, tuple(map(_line, figures))),),
+        tables=(
+            Table("Latency of every configuration", COLUMNS, tuple(map(_line, figures)), tall=True),
+        ),
         notes=_notes(figures),
     )
 
@@ -60,11 +68,52 @@ def _charts(comparisons: Sequence[Comparison]) -> list[Chart]:
         for figures in members(comparison):
             high = figures.median_ms.high if figures.median_ms else 0.0
             upper[comparison.bundle] = max(upper.get(comparison.bundle, 0.0), high)
+    timed = [c for c in comparisons if any(figures.median_ms for figures in members(c))]
     return [
-        _chart(comparison, upper[comparison.bundle])
-        for comparison in comparisons
-        if any(figures.median_ms for figures in members(comparison))
+        chart
+        for comparison in timed
+        for chart in (_chart(comparison, upper[comparison.bundle]), _distribution(comparison))
     ]
+
+
+def _distribution(comparison: Comparison) -> Chart:
+    timed = [figures for figures in members(comparison) if figures.median_ms]
+    shares = [_relative(figures) for figures in timed]
+    domain = (
+        min(float(np.percentile(times, 1)) for times in shares),
+        max(float(np.percentile(times, 99)) for times in shares),
+    )
+    edges = np.linspace(*domain, _BINS + 1)
+    labels = unique_labels([figures.row for figures in timed])
+    strips = [
+        Strip(label, role(figures.row), _bins(times, edges), round(float(edges[1] - edges[0]), 4))
+        for figures, label, times in zip(timed, labels, shares, strict=True)
+    ]
+    said = "; ".join(
+        f"{configuration(f.row)} ({f.row.kind}) from {np.percentile(times, 1):.2f} to "
+        f"{np.percentile(times, 99):.2f}"
+        for f, times in zip(timed, shares, strict=True)
+    )
+    title = f"{group_title(comparison)}: distribution"
+    description = (
+        f"Strips of all samples divided by their p50, {title}; 1st to 99th percentile: {said}."
+    )
+    spec = strip_chart(strips, axis_title="sample ÷ p50", domain=domain, description=description)
+    return Chart(title, description, spec, comparison.model, comparison.engine)
+
+
+def _bins(times: np.ndarray, edges: np.ndarray) -> list[tuple[float, float]]:
+    """Return where every bin with samples begins, and its share of them."""
+    shares = np.histogram(times, edges)[0] / len(times)
+    found = zip(edges[:-1].round(4).tolist(), shares.round(4).tolist(), strict=True)
+    return [(at, share) for at, share in found if share]
+
+
+def _relative(figures: RowFigures) -> np.ndarray:
+    """Return all samples of a row divided by its p50."""
+    assert figures.row.latency is not None and figures.median_ms is not None
+    pooled = np.concatenate([np.asarray(r, np.float64) for r in figures.row.latency.rounds_ns])
+    return pooled / (1e6 * figures.median_ms.value)
 
 
 def _chart(comparison: Comparison, upper: float) -> Chart:

@@ -41,7 +41,7 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return the overview: float, simulated and measured side by side."""
     lines = tuple(_line(c, _distinction(c, comparisons)) for c in comparisons)
     return Section(
-        title="Overview",
+        title="Simulated and measured",
         order=10,
         lead="One line per model and engine. Under each latency and each speed-up stands its "
         "95 % interval.",
