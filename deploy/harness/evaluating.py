@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,11 @@ def evaluate_tasks(request: TasksRequest, progress: Progress) -> Iterator[TaskRo
     with progress.step("load tasks"), _spoken(progress):
         tasks = load_tasks(request.tasks, request.include_path)
     environment = {
-        **hardware(), "threads": default_threads(), "versions": package_versions(),
+        **hardware(),
+        "threads": default_threads(),
+        "versions": {**package_versions(), "lm_eval": metadata.version("lm_eval")},
         "limit": request.limit,
-    }  # fmt: skip
+    }
     call = _Call(uuid.uuid4().hex[:12], request, tasks, environment, progress)
     for bundle, sides in chosen:
         with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:

@@ -94,6 +94,7 @@ def test_every_configuration_answers_every_task(found: tuple[Rows, str]) -> None
     }
     assert {r.samples for r in rows.values()} == {ITEMS}
     assert {len(r.items) for r in rows.values()} == {ITEMS}
+    assert all(r.environment["versions"]["lm_eval"] for r in rows.values())
     assert len({r.items_sha256 for r in rows.values() if r.task == "docstrings"}) == 1
     assert f"docstrings: acc_norm of {ITEMS} items, higher is better" in text
     assert "[SIMULATED]" in text and "answers flip" in text and "95 %" in text
