@@ -67,7 +67,6 @@ class LmEvalOptions:
 def run(options: LmEvalOptions) -> None:
     """Evaluate, write the results file, and print one block per task and metric."""
     from deploy.profiling.results import check_writable
-    from trueint8.artifacts import write_atomically
     from trueint8.errors import ConfigError
 
     out = Path(options.out) if options.out else None
@@ -75,10 +74,18 @@ def run(options: LmEvalOptions) -> None:
         check_writable(out)
         if out.exists() and not options.force:
             raise ConfigError(f"{out} exists", fix="pass another -o, or --force to replace it")
-    rows = _evaluated(options)
+    rows: list[TaskRow] = []
+    try:
+        for row in _evaluated(options):
+            rows.append(row)
+    except BaseException:
+        if rows and out is not None:
+            kept = out.with_name(f"{out.stem}.partial.jsonl")
+            _write(kept, rows)
+            click.echo(f"{kept}: the {len(rows)} rows known before this error", err=True)
+        raise
     if out is not None:
-        lines = (row.model_dump_json(by_alias=True, exclude_none=True) for row in rows)
-        write_atomically(out, "".join(f"{line}\n" for line in lines))
+        _write(out, rows)
     if options.json:
         print_json([row.model_dump(by_alias=True, mode="json", exclude_none=True) for row in rows])
     elif not options.quiet:
@@ -86,7 +93,14 @@ def run(options: LmEvalOptions) -> None:
             click.echo(line)
 
 
-def _evaluated(options: LmEvalOptions) -> list[TaskRow]:
+def _write(path: Path, rows: Sequence[TaskRow]) -> None:
+    from trueint8.artifacts import write_atomically
+
+    lines = (row.model_dump_json(by_alias=True, exclude_none=True) for row in rows)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+
+def _evaluated(options: LmEvalOptions) -> Iterator[TaskRow]:
     from trueint8.errors import MissingDependency
     from trueint8.progress import progress_for
 
@@ -109,7 +123,7 @@ def _evaluated(options: LmEvalOptions) -> list[TaskRow]:
         engines=_names(options.engine),
         configurations=_names(options.configuration),
     )
-    return list(evaluate_tasks(request, progress_for(quiet=options.quiet)))
+    return evaluate_tasks(request, progress_for(quiet=options.quiet))
 
 
 def _names(text: str | None) -> list[str]:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from deploy.sessions import Configuration, Engine, int8_configuration
 from deploy.sides import Side
 from export.onnx_file import load_clean, save_model
 from export.passes.simulate import Simulate
-from trueint8.errors import ConfigError, UnknownName
+from trueint8.errors import ConfigError, RunError, UnknownName
 from trueint8.kinds import Kind
 from trueint8.progress import Progress
 from trueint8.registry import did_you_mean
@@ -82,7 +83,7 @@ def evaluate_tasks(request: TasksRequest, progress: Progress) -> Iterator[TaskRo
         IntegrityError: If a bundle is not what its manifest says.
         UnknownName: If there is no such task, engine or configuration.
         DataError: If a task's data cannot be had.
-        RunError: If an engine fails.
+        RunError: If an engine fails, or none runs here.
     """
     if not request.bundles or not request.tasks:
         raise ConfigError(
@@ -92,12 +93,18 @@ def evaluate_tasks(request: TasksRequest, progress: Progress) -> Iterator[TaskRo
     for bundle in bundles:
         limits_of(bundle, request.batch_size)
     chosen = [(bundle, sides) for bundle in bundles for sides in _sides(bundle, request, progress)]
+    if not chosen:
+        raise RunError(
+            "no engine of these bundles runs here", fix="build with --engine openvino,onnxruntime"
+        )
     with progress.step("load tasks"), _spoken(progress):
         tasks = load_tasks(request.tasks, request.include_path)
     environment = {
-        **hardware(), "threads": default_threads(), "versions": package_versions(),
+        **hardware(),
+        "threads": default_threads(),
+        "versions": {**package_versions(), "lm_eval": metadata.version("lm_eval")},
         "limit": request.limit,
-    }  # fmt: skip
+    }
     call = _Call(uuid.uuid4().hex[:12], request, tasks, environment, progress)
     for bundle, sides in chosen:
         with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
@@ -128,7 +135,12 @@ def _sides(bundle: Bundle, request: TasksRequest, progress: Progress) -> Iterato
                     fix=f"{did_you_mean(other, offered)}choose from: {', '.join(offered)}",
                 )
         found = [Side(f"{name} {n}", bundle, engine, offered[n]) for n in wanted]
-        yield sorted(found, key=lambda s: (s.configuration.graph != "float", s.label != USUAL[0]))
+        yield sorted(found, key=_place)
+
+
+def _place(side: Side) -> tuple[bool, bool]:
+    """Put floats before the rest, and FP32 before other floats."""
+    return side.configuration.graph != "float", side.configuration.name != USUAL[0]
 
 
 def _offered(bundle: Bundle, engine: Engine) -> dict[str, Configuration]:

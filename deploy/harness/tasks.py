@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.group import Group
+from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
@@ -144,7 +145,7 @@ def _by_metric(
             metric=metric,
             filtered=filtered,
             higher_is_better=found["higher_is_better"].get(name, {}).get(metric),
-            aggregate=task.aggregation()[metric],
+            aggregate=task.aggregation().get(metric, mean),
             prompts=tuple(f"{s['doc_hash']}{s['prompt_hash']}" for s in items),
             values=tuple(s[metric] for s in items),
             truncated=truncated,

@@ -186,6 +186,7 @@ def test_masked_lm_perplexity_is_torchs(
         headline = row["accuracy"][0]
         assert headline["metric"] == "perplexity"
         assert headline["value"] == pytest.approx(np.exp(loss), rel=1e-4)
+        assert headline["low"] < headline["value"] < headline["high"]
         assert (headline["samples"], headline["positions"]) == (8, count)
 
 
@@ -236,6 +237,8 @@ def test_classification_accuracy_with_names_and_with_ids(
     assert found[0].accuracy[0].metric == "accuracy"
     assert found[0].accuracy[0].value == pytest.approx(expected)
     assert found[0].accuracy[0].positions == 8
+    low, high = found[0].accuracy[0].low, found[0].accuracy[0].high
+    assert low is not None and high is not None and low < expected < high
 
 
 @pytest.mark.parametrize("label", ["delighted", 3, -1])

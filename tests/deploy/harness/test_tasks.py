@@ -17,6 +17,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'tr
 import attention
 import deploy
 from deploy.bundle import Bundle
+from deploy.engines import ENGINES
 from deploy.harness.results import TaskRow
 from export.onnx_file import load_clean, save_model
 from tests.deploy.checkpoints import prose
@@ -93,6 +94,7 @@ def test_every_configuration_answers_every_task(found: tuple[Rows, str]) -> None
     }
     assert {r.samples for r in rows.values()} == {ITEMS}
     assert {len(r.items) for r in rows.values()} == {ITEMS}
+    assert all(r.environment["versions"]["lm_eval"] for r in rows.values())
     assert len({r.items_sha256 for r in rows.values() if r.task == "docstrings"}) == 1
     assert f"docstrings: acc_norm of {ITEMS} items, higher is better" in text
     assert "[SIMULATED]" in text and "answers flip" in text and "95 %" in text
@@ -175,6 +177,18 @@ def test_a_model_of_one_shape_answers_alike(
     assert fixed.truncated == free.truncated == 0 and fixed.most_tokens == SEQUENCE
     assert fixed.items == free.items
 
+    longer = [("a text", digit * 40) for digit in "12345"]  # digits are a token each
+    data = local_tasks.write_choices(longer, tmp_path / "longer.jsonl")
+    task = local_tasks.plain_choices(tmp_path / "longer.yaml", data)
+    ended = run_here(
+        "lm-eval", built("opt").path, bundle.path, "--tasks", task, "--engine", "onnxruntime",
+        "--configuration", "float-fp32", "-o", tmp_path / "both.jsonl",
+    )  # fmt: skip
+    ended.refused(10, "expected 1 to 32")
+    assert not (tmp_path / "both.jsonl").exists()
+    kept = (tmp_path / "both.partial.jsonl").read_text().splitlines()
+    assert {json.loads(line)["bundle"] for line in kept} == {"opt-int8"}, "what was known is kept"
+
 
 def words_row(bundle: Bundle, tasks: Path, folder: Path) -> TaskRow:
     out = folder / f"{bundle.path.name}.jsonl"
@@ -184,6 +198,19 @@ def words_row(bundle: Bundle, tasks: Path, folder: Path) -> TaskRow:
     )  # fmt: skip
     assert ended.code == 0, ended.err
     return rows_of(out)["float-fp32", "words", "acc"]
+
+
+def test_fp32_is_the_reference_whatever_the_order(built: Built, tasks: Path, made: Path) -> None:
+    offered = [c.name for c in ENGINES.load("openvino").floats()]
+    asked = ["int8", *reversed(offered)]
+    ended = run_here(
+        "lm-eval", built("opt").path, "--tasks", tasks / "words.yaml", "--engine", "openvino",
+        "--configuration", ",".join(asked), "--limit", 4, "--json", "--quiet",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert ended.err == "", "quiet"
+    references = {r["configuration"]: r.get("change", {}).get("reference") for r in ended.json}
+    assert references == {n: None if n == "float-fp32" else "float-fp32" for n in asked}
 
 
 def test_refusals(built: Built, tasks: Path, tmp_path: Path) -> None:
