@@ -52,8 +52,8 @@ class VerifyOptions:
     graph: str = option(
         "int8", type=click.Choice(["int8", "float"]), help="Of a bundle: which graph is served."
     )
-    server_version: str | None = option(
-        help="Of a repository: version of the engine's library on the server."
+    server_version: tuple[str, ...] = option(
+        many=True, help="Of a repository: what the server has, such as tensorrt=10.13.3."
     )
     server_gpu: str | None = option(help="Of a repository: the server's GPU, such as 8.9.")
     json: bool = option(False, type=bool, help="Print the comparison as JSON.")
@@ -111,7 +111,7 @@ def _verify_repository(path: Path, options: VerifyOptions) -> None:
     from deploy.packaging.checking import Server, check_repository
     from deploy.packaging.verifying import asked_of_repository, server_release, verify_server
 
-    server = Server(options.server_version or "", options.server_gpu or "")
+    server = Server(_versions(options.server_version), options.server_gpu or "")
     models = check_repository(path, server)
     wrong = [model for model in models if model.problems]
     checks, notes = [], []
@@ -142,6 +142,19 @@ def _verify_repository(path: Path, options: VerifyOptions) -> None:
             for problem in model.problems:
                 click.echo(f"{model.model}, version {model.version}: {problem}", err=True)
         raise click.exceptions.Exit(1)
+
+
+def _versions(given: tuple[str, ...]) -> dict[str, str]:
+    from trueint8.errors import ConfigError
+
+    pairs = [text.partition("=")[::2] for text in given]
+    for engine, version in pairs:
+        if not engine or not version[:1].isdecimal():
+            raise ConfigError(
+                f"--server-version {engine!r} names no engine with its version",
+                fix="--server-version tensorrt=10.13.3",
+            )
+    return dict(pairs)
 
 
 def _print_model(model: ModelCheck) -> None:

@@ -139,9 +139,9 @@ def _library(scheme: str) -> Any:
             import tritonclient.grpc as found
         else:
             import tritonclient.http as found
-    except ImportError as err:
+    except (ImportError, RuntimeError) as err:  # the latter is its word for a part left out
         raise MissingDependency(
-            f"asking a server needs {err.name}, which is not installed",
+            f"asking a server over {scheme} needs tritonclient: {str(err).splitlines()[0]}",
             fix="pip install 'trueint8[triton]'",
         ) from err
     return found

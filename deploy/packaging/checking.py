@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.bundle import MANIFEST
+from deploy.bundle import FLOAT_GRAPH, MANIFEST
 from deploy.compatibility import mismatches
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
@@ -15,7 +15,7 @@ from deploy.manifest import Manifest
 from deploy.packaging.model_config import WARMUP, read_config, tensors_of
 from deploy.packaging.models import EVIDENCE
 from deploy.packaging.record import PackageRecord, read_record
-from deploy.packaging.releases import RELEASES
+from deploy.packaging.releases import release_of
 from deploy.packaging.repository import models_of, versions_of
 from deploy.packaging.tensors import read_signature
 from deploy.serving.model import TensorInfo
@@ -30,11 +30,11 @@ class Server:
     """What is known of the server that will load a repository.
 
     Attributes:
-        version: Of the engine's library there; empty if not known.
+        versions: Of the libraries of engines there, by engine.
         capability: Of its GPU, such as ``8.9``; empty if not known.
     """
 
-    version: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
     capability: str = ""
 
 
@@ -94,9 +94,10 @@ def _check_version(
         return ModelCheck(folder.name, version, None, [*shared, err.problem], [])
     problems, unchecked = list(shared), []
     inputs, outputs = [t.info() for t in record.inputs], [t.info() for t in record.outputs]
-    source = record.loads or "package.json"
-    if record.loads:
-        found = read_signature(path / record.loads)
+    file = record.loads or _graph_inside(path, record)
+    source = file or "package.json"
+    if file:
+        found = read_signature(path / file)
         if found is None:
             unchecked.append(f"{record.loads} itself: only its GPU and library can open it")
         else:
@@ -109,6 +110,18 @@ def _check_version(
         problems += [f for f in fit if not f.startswith("?")]
         unchecked += [f[1:] for f in fit if f.startswith("?")]
     return ModelCheck(folder.name, version, record, problems, unchecked)
+
+
+def _graph_inside(path: Path, record: PackageRecord) -> str:
+    """Return the graph that a program's engine was built from, if this is such a program."""
+    if record.role != "model":
+        return ""
+    graph = _manifest(path).engines[record.engine].graph
+    return f"{EVIDENCE}/{FLOAT_GRAPH if record.graph == 'float' else graph}"
+
+
+def _manifest(path: Path) -> Manifest:
+    return Manifest.model_validate_json((path / EVIDENCE / MANIFEST).read_bytes())
 
 
 def _naming(folder: Path, config: Any) -> Iterator[str]:
@@ -189,22 +202,22 @@ def _mapped(
 
 def _fitting(path: Path, record: PackageRecord, backend: str, server: Server) -> Iterator[str]:
     """Say whether the files fit the server; what starts with ``?`` is not known."""
-    release = RELEASES[record.triton]
+    release = release_of(record.triton)
     if backend not in _OWN_ENGINES:
         if record.loads.endswith(".onnx"):
             yield from _formats(path / record.loads, release.opset, release.ir)
         return
-    manifest = Manifest.model_validate_json((path / EVIDENCE / MANIFEST).read_bytes())
+    manifest = _manifest(path)
     entry = manifest.engines[record.engine]
     needs = ENGINES.load(record.engine).needs(EngineOptions.from_plain(entry.options))
-    version = server.version or entry.version
+    version = server.versions.get(record.engine, entry.version)
     # of system and processor nobody was told; a container of Triton has the usual ones
     here = {key: manifest.hardware.get(key) for key in ("system", "machine")}
     if server.capability:
         here["compute_capability"] = [server.capability]
     for found in mismatches(needs, entry, version, manifest.hardware, here):
         yield f"it was built {found}".replace("here is", "the server has")
-    if not server.version:
+    if record.engine not in server.versions:
         yield f"?whether the server has {record.engine} {entry.version}: pass --server-version"
     if needs.capabilities and not server.capability:
         allowed = " ".join(needs.capabilities)

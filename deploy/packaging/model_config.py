@@ -23,9 +23,9 @@ def library() -> Any:
     """
     try:
         from tritonclient.grpc import model_config_pb2
-    except ImportError as err:
+    except (ImportError, RuntimeError) as err:  # the latter is its word for a part left out
         raise MissingDependency(
-            f"packages for Triton need {err.name}, which is not installed",
+            f"packages for Triton need tritonclient with gRPC: {str(err).splitlines()[0]}",
             fix="pip install 'trueint8[triton]'",
         ) from err
     return model_config_pb2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy.bundle import open_bundle
@@ -19,7 +20,7 @@ from deploy.packaging.model_config import WARMUP, read_config, tensors_of
 from deploy.packaging.models import Place, Written, write_model
 from deploy.packaging.releases import Release
 from trueint8.artifacts import staged_folder, storage_errors
-from trueint8.errors import ConfigError
+from trueint8.errors import ConfigError, StorageError
 from trueint8.progress import Progress
 
 
@@ -71,9 +72,11 @@ def package_bundles(request: PackageRequest, progress: Progress) -> list[Package
     So everything is written beside it first.
 
     Raises:
-        ConfigError: If a version is there already, or models of the repository take or give
-            something else.
+        ConfigError: If a version is there already, models of the repository take or give
+            something else, or it holds what is no model.
     """
+    request = replace(request, out=request.out.resolve())
+    _check_folder(request.out)
     incoming = request.out.with_name(f".{request.out.name}.incoming")
     with _alone(request.out.parent):
         with staged_folder(incoming, replace=True) as staging:
@@ -100,6 +103,19 @@ def versions_of(model: Path) -> list[int]:
 def models_of(repository: Path) -> list[Path]:
     """Return the folders of a repository's models."""
     return sorted(p.parent for p in repository.glob(f"*/{CONFIG}"))
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse to add to what is no repository: tritonserver ends at anything that is no model."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"{out} is not a folder", fix="choose another -o")
+    strangers = [p.name for p in sorted(out.iterdir()) if not (p / CONFIG).is_file()]
+    if strangers:
+        raise ConfigError(
+            f"{out} is no model repository: it holds {strangers[0]}", fix="choose another -o"
+        )
 
 
 def _named(request: PackageRequest) -> dict[Path, str]:
@@ -152,7 +168,7 @@ def _check_free(out: Path, packaged: Packaged) -> None:
 
 def _publish(incoming: Path, out: Path, models: Sequence[str]) -> None:
     """Move models into the repository by renaming; the whole of it where there is none yet."""
-    with storage_errors(out):
+    with storage_errors(out), _one_device(out):
         if not out.exists():
             incoming.rename(out)
             return
@@ -182,6 +198,20 @@ def _check_same(source: Path, target: Path) -> None:
             f"{target} takes or gives something else than this version would",
             fix="package it under another --name",
         )
+
+
+@contextmanager
+def _one_device(out: Path) -> Iterator[None]:
+    """Say so where a repository is a mount of its own, into which nothing can be renamed."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno != errno.EXDEV:
+            raise
+        raise StorageError(
+            f"{out} is mounted by itself, so nothing can be added to it whole",
+            fix="make the repository a folder inside that mount",
+        ) from err
 
 
 @contextmanager

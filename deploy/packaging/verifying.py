@@ -17,7 +17,7 @@ from deploy.packaging.ensemble import TOKENIZER_FILE, names_around
 from deploy.packaging.model_config import read_config
 from deploy.packaging.models import EVIDENCE
 from deploy.packaging.record import PackageRecord, read_record
-from deploy.packaging.releases import RELEASES
+from deploy.packaging.releases import release_of
 from deploy.packaging.repository import models_of, versions_of
 from deploy.serving.model import TensorInfo
 from deploy.serving.text import TextModel
@@ -129,7 +129,7 @@ def server_release(urls: Sequence[str], asked: Sequence[Asked]) -> list[str]:
     """Return what there is to say of a server's version beside that the models were made for."""
     with clients(urls[0]) as ways:
         version = ways[0].version()
-    wanted = {RELEASES[a.record.triton] for a in asked if a.record is not None}
+    wanted = {release_of(a.record.triton) for a in asked if a.record is not None}
     return [
         f"the server is Triton {version}; packaged for {r.name}, which is {r.server}"
         for r in wanted

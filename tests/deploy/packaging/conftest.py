@@ -9,7 +9,8 @@ import pytest
 import deploy
 from deploy.bundle import Bundle
 
-pytest.importorskip("tritonclient.grpc", reason="pip install 'trueint8[triton]'")
+for module in ("grpc", "tritonclient"):
+    pytest.importorskip(module, reason="pip install 'trueint8[triton]'")
 
 ENCODER = Path(__file__).resolve().parents[3] / "attention/reference/text-encoder/vanilla"
 

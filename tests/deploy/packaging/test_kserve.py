@@ -59,8 +59,8 @@ def test_a_manifest_has_resources_and_probes(repository: Path, tmp_path: Path) -
 def test_refusals(repository: Path, tmp_path: Path) -> None:
     _manifest(repository, tmp_path)[0].refused(2, "bert-tokenizer", "--image")
     image = ("--image", "example/triton:1")
-    words = (*image, "--replicas", 3, "--max-replicas", 2)
-    _manifest(repository, tmp_path, *words)[0].refused(2, "--max-replicas 2", "3")
+    replicas = (*image, "--replicas", 3, "--max-replicas", 2)
+    _manifest(repository, tmp_path, *replicas)[0].refused(2, "--max-replicas 2", "3")
     _manifest(repository, tmp_path, *image, "--name", "A_b")[0].refused(2, "'A_b'")
     _manifest(tmp_path, tmp_path, *image)[0].refused(9, "neither a bundle nor a model")
     words = ("package", repository, "--target", "kserve", "-o", tmp_path / "x")

@@ -35,9 +35,12 @@ def packaged(classes: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for engine in classes.manifest.engines:
         ended = run_here("package", classes.path, "--engine", engine, "--name", engine, "-o", out)
         assert ended.code == 0, ended.err
-    words = ("--engine", "openvino", "--graph", "float", "--name", "float", "--no-text")
-    ended = run_here("package", classes.path, *words, "-o", out)
-    assert ended.code == 0, ended.err
+    for words in (
+        ("--engine", "openvino", "--graph", "float", "--name", "float", "--no-text"),
+        ("--engine", "openvino", "--backend", "python", "--name", "own", "--no-text"),
+    ):
+        ended = run_here("package", classes.path, *words, "-o", out)
+        assert ended.code == 0, ended.err
     assert left_behind(out.parent, out.parent / ".repo.incoming") == []
     return out
 
@@ -58,12 +61,12 @@ def test_a_repository_holds_nothing_but_models_and_passes(packaged: Path, classe
     assert sorted(p.name for p in packaged.iterdir()) == [m.name for m in models_of(packaged)]
     parts = ("", "-tokenizer", "-postprocessing", "-text")
     wanted = {f"{engine}{part}" for engine in classes.manifest.engines for part in parts}
-    assert {m.name for m in models_of(packaged)} == wanted | {"float"}
+    assert {m.name for m in models_of(packaged)} == wanted | {"float", "own"}
     ended = run_here("verify", packaged, "--json")
     assert ended.code == 0, ended.err
     assert all(m["passed"] and m["version"] == 1 for m in ended.json["models"])
     unchecked = {m["model"] for m in ended.json["models"] if m["unchecked"]}
-    assert unchecked == wanted & {"tensorrt-rtx"}
+    assert unchecked == {"own"} | wanted & {"tensorrt-rtx"}
 
 
 def test_names_types_and_shapes_are_those_of_the_graph(packaged: Path) -> None:
@@ -114,6 +117,7 @@ def test_the_evidence_travels(packaged: Path, classes: Bundle) -> None:
         ("float", 'name: "logits"', 'name: "scores"', "output 'logits' of model.onnx is not in"),
         ("onnxruntime", "size: 8", "size: 7", "prefers batches of 8, and the largest is 7"),
         ("onnxruntime", 'name: "onnxruntime"', 'name: "other"', "called 'other'"),
+        ("own", 'name: "input_ids"', 'name: "ids"', "not one of bundle/model.int8.onnx"),
         ("onnxruntime-text", 'key: "values"', 'key: "value"', "has no input 'value'"),
         ("onnxruntime-text", "onnxruntime-tokenizer", "gone", "'gone' is no model"),
         ("onnxruntime-tokenizer", "TYPE_INT64", "TYPE_INT32", "is INT32, in package.json INT64"),
@@ -195,11 +199,12 @@ def test_a_plan_of_rtx_comes_with_its_backend(packaged: Path, classes: Bundle) -
     assert config.parameters["engine"].string_value == "tensorrt-rtx"
     version = packaged / "tensorrt-rtx" / "1"
     assert (version / "backends" / "tensorrt_rtx" / "model.py").is_file()
-    server = ("--server-version", classes.manifest.engines["tensorrt-rtx"].version)
+    version_here = classes.manifest.engines["tensorrt-rtx"].version
+    server = ("--server-version", f"tensorrt-rtx={version_here}")
     assert run_here("verify", packaged, *server, "--server-gpu", "8.9").code == 0
     for words, told in (
         ((*server, "--server-gpu", "9.0"), "and the server has 9.0"),
-        (("--server-version", "1.6.0"), "and the server has 1.6.0"),
+        (("--server-version", "tensorrt-rtx=1.6.0"), "and the server has 1.6.0"),
     ):
         ended = run_here("verify", packaged, *words)
         assert ended.code == 1 and told in ended.err
@@ -231,7 +236,7 @@ def test_a_plan_of_tensorrt_gets_profile_graphs_and_warm_up(
     checked = run_here("verify", tmp_path / "repo", "--json").json["models"]
     plan = next(m for m in checked if m["model"] == "plan")
     assert plan["passed"] and any("only its GPU" in text for text in plan["unchecked"])
-    words = ("--server-version", "10.14.0", "--json")
+    words = ("--server-version", "tensorrt=10.14.0", "--json")
     plan = next(
         m
         for m in run_here("verify", tmp_path / "repo", *words).json["models"]
@@ -250,8 +255,14 @@ def test_a_plan_of_tensorrt_gets_profile_graphs_and_warm_up(
 def test_refusals(classes: Bundle, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
     run_here("package", classes.path, *words, "-o", tmp_path / "repo").refused(2, told)
     assert not any(tmp_path.iterdir())
+    (tmp_path / "notes").write_text("mine", "utf-8")
+    ready = (classes.path, "--engine", "onnxruntime", "-o")
+    run_here("package", *ready, tmp_path).refused(2, "no model repository: it holds notes")
+    run_here("package", *ready, tmp_path / "notes").refused(2, "is not a folder")
+    assert [p.name for p in tmp_path.iterdir()] == ["notes"]
 
 
 def test_nothing_that_is_no_server_is_asked(packaged: Path) -> None:
+    run_here("verify", packaged, "--server-version", "10.13").refused(2, "'10.13'", "tensorrt=")
     run_here("verify", packaged, "--url", "ftp://x").refused(2, "ftp://x", "grpc://HOST:8001")
     run_here("verify", packaged, "--url", "http://127.0.0.1:9").refused(8, "over HTTP, JSON")
