@@ -314,7 +314,7 @@ MAKER = """
 import os, sys
 from pathlib import Path
 from trueint8.artifacts import staged_folder, write_atomically
-for number in range(30):
+for number in range(100):
     text = f"{os.getpid()} {number} " * 1000
     with staged_folder(Path(sys.argv[1]), replace=True) as folder:
         for name in "ab":
@@ -326,7 +326,7 @@ for number in range(30):
 def test_processes_that_write_one_target_never_mix_nor_remove_each_others(tmp_path: Path) -> None:
     target = tmp_path / "out"
     line = [sys.executable, "-c", MAKER, str(target)]
-    makers = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    makers = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(6)]
     while any(maker.poll() is None for maker in makers):
         assert len(set(_read_of_one(target))) <= 1
     for maker in makers:
