@@ -117,7 +117,8 @@ def _pretrained(auto: Any, given: str) -> Any:
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise ExportError(f"{folder} holds no safetensors; a pickle is not loaded", fix=fix)
     try:
-        return load_pretrained(auto, str(folder) if folder.is_dir() else given)
+        name = str(folder) if folder.is_dir() else given
+        return load_pretrained(auto, name, use_safetensors=True, weights_only=True)
     except TrueInt8Error:
         raise
     except Exception as err:  # transformers raises whatever a malformed checkpoint provokes

@@ -133,7 +133,7 @@ def _built(name: str, scratch: Path, amount: Amount) -> Bundle:
     model = attach(BertModel(config, add_pooling_layer=False), name).eval()
     graph, data = scratch / f"{name}.onnx", scratch / "calibration.npz"
     export_module(Forward(model).eval(), [amount.inputs(amount.batch, 0)], graph)
-    np.savez(data, **amount.inputs(_CALIBRATION, 1))  # type: ignore[arg-type]
+    np.savez(data, allow_pickle=False, **amount.inputs(_CALIBRATION, 1))
     return deploy.build(
         graph,
         calib_data=data,

@@ -82,7 +82,7 @@ def _bundles(folder: Path, shape: tuple[int, int]) -> dict[str, Path]:
     model = Forward(BertModel(config, add_pooling_layer=False).eval()).eval()
     graph, data = folder / "model.onnx", folder / "data.npz"
     export_module(model, [_inputs(shape, 0)], graph)
-    np.savez(data, **_inputs(shape, 0))  # type: ignore[arg-type]
+    np.savez(data, allow_pickle=False, **_inputs(shape, 0))
     for name, settings in CASES.items():
         deploy.build(
             graph, calib_data=data, out=folder / name, engine=",".join(ENGINES), calib="minmax",

@@ -98,7 +98,7 @@ def measured(folder: Path, group: str) -> dict[str, Any]:
     recipe = load_recipe(group)
     data = open_data(recipe, None, _tokenizer(folder))
     auto = AUTO_CLASSES[recipe.the_task()]
-    model = load_pretrained(auto, str(folder), dtype=torch.float32).eval()
+    model = load_pretrained(auto, str(folder), dtype=torch.float32, weights_only=True).eval()
     calibration = batches(_drawn(data))
     figures = outlier_metrics(model, calibration, batches(data.held_out))
     return {**held_out_figures(model, data), **data.facts, **figures}

@@ -44,7 +44,7 @@ from export.matmuls import macs_from_shapes, vocabulary_size
 from export.onnx_file import load_clean, save_model
 from export.other_operators import counted_operators, operator_macs, uncounted_operators
 from trueint8.artifacts import staged_folder, storage_errors
-from trueint8.errors import ConfigError
+from trueint8.errors import ConfigError, IntegrityError
 from trueint8.progress import Progress
 
 
@@ -61,8 +61,14 @@ def build_bundle(plan: BuildPlan, progress: Progress) -> tuple[Bundle, bool]:
     existing = _existing(plan)
     if existing is not None:
         return existing, False
-    with staged_folder(plan.out, replace=plan.force) as folder:
-        sealed = _build_into(folder, plan, progress)
+    try:
+        with staged_folder(plan.out, replace=plan.force) as folder:
+            sealed = _build_into(folder, plan, progress)
+    except ConfigError:
+        made = _made_meanwhile(plan)
+        if made is None:
+            raise
+        return made, False
     return Bundle(plan.out, sealed.manifest, sealed.sha256), True
 
 
@@ -80,6 +86,14 @@ def _existing(plan: BuildPlan) -> Bundle | None:
             f"{plan.out} holds another build (other {', '.join(changed) or 'version'})", fix=fix
         )
     return found
+
+
+def _made_meanwhile(plan: BuildPlan) -> Bundle | None:
+    """Return what another process built of the very same request in the meantime, if it did."""
+    try:
+        return _existing(plan)
+    except (ConfigError, IntegrityError):
+        return None
 
 
 def _build_into(folder: Path, plan: BuildPlan, progress: Progress) -> Bundle:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from math import prod
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -20,6 +22,10 @@ SCHEMA: Literal["trueint8/bundle/1"] = "trueint8/bundle/1"
 
 _ENGINE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _DTYPES = {np.dtype(code).name for code in "?bBhHiIlLefd"}
+
+
+_MOST_VALUES = 1 << 32
+"""In one input; no batch comes near it."""
 
 
 class _Options(EngineOptions):
@@ -137,7 +143,32 @@ def _check_engine(name: str, engine: EngineEntry, files: Collection[str]) -> Non
         raise ValueError(f"{name!r} is no name of an engine")
     if engine.graph not in files:
         raise ValueError(f"{name} was built from {engine.graph!r}, which is not listed")
-    _OPTIONS.validate_python(engine.options)
+    read = _OPTIONS.validate_python(engine.options)
+    if asdict(read) != asdict(EngineOptions.from_plain(engine.options)):
+        raise ValueError(f"an option of {name} has a value of another type")
+
+
+def _check_inputs(inputs: list[InputEntry], shapes: Mapping[str, list[list[int]]]) -> None:
+    if {item.name for item in inputs} != set(shapes):
+        raise ValueError("not every input has its shapes")
+    for item in inputs:
+        if item.dtype not in _DTYPES or any(n is not None and n < 0 for n in item.shape):
+            raise ValueError(f"the input {item.name!r} has no dtype and shape of an array")
+        of = shapes[item.name]
+        whole = len(of) == 3 and {len(shape) for shape in of} == {len(item.shape)}
+        if not whole or any(n < 0 for s in of for n in s) or max(map(prod, of)) >= _MOST_VALUES:
+            raise ValueError(f"{item.name!r} has not a smallest, a usual and a largest shape")
+
+
+def _check_hardware(hardware: Mapping[str, Any]) -> None:
+    """Refuse other types in what is compared with the machine that loads the bundle."""
+    for key in ("cpu_features", "compute_capability"):
+        found = hardware.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+            raise ValueError(f"{key} is no list of texts")
+    for key in ("system", "machine", "driver"):
+        if not isinstance(hardware.get(key), str | None):
+            raise ValueError(f"{key} is no text")
 
 
 class Interval(Record):
@@ -238,12 +269,8 @@ class Manifest(Record):
                 raise ValueError(f"{name!r} is no name of a file inside a bundle")
         for name, engine in self.engines.items():
             _check_engine(name, engine, self.files)
-        for shapes in self.shapes.values():
-            if len(shapes) != 3 or any(n < 0 for shape in shapes for n in shape):
-                raise ValueError("shapes are not a smallest, a usual and a largest one each")
-        for item in self.inputs:
-            if item.dtype not in _DTYPES or any(n is not None and n < 0 for n in item.shape):
-                raise ValueError(f"the input {item.name!r} has no dtype and shape of an array")
+        _check_inputs(self.inputs, self.shapes)
+        _check_hardware(self.hardware)
         try:
             str(self.calibration_label)
         except (KeyError, TypeError, AttributeError) as err:

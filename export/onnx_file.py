@@ -202,7 +202,7 @@ def _typed_values(tensor: onnx.TensorProto, needed: int) -> int:
 
     What is narrower than a byte shares one; a complex number is two.
     """
-    count = prod(tensor.dims)
+    count = int(prod(tensor.dims))
     if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
         return 2 * count
     packed = tensor.data_type != onnx.TensorProto.STRING and needed < count
@@ -219,14 +219,14 @@ def _unlike_shape(tensor: onnx.TensorProto, found: str, path: Path) -> ExportErr
 def _needed_bytes(tensor: onnx.TensorProto, path: Path) -> int:
     """Return how many bytes a tensor's values take; elements may share a byte."""
     try:
-        bits = ir.DataType(tensor.data_type).bitwidth
+        bits = int(ir.DataType(tensor.data_type).bitwidth)
     except (ValueError, TypeError) as err:  # text has no width
         if tensor.data_type == onnx.TensorProto.STRING:
             return 0
         raise _unreadable(path, err) from err
     if any(axis < 0 for axis in tensor.dims):
         raise _unlike_shape(tensor, "a negative axis", path)
-    return -(-prod(tensor.dims) * bits // 8)
+    return -(-int(prod(tensor.dims)) * bits // 8)
 
 
 def _check_external(tensor: onnx.TensorProto, needed: int, path: Path) -> None:

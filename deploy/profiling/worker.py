@@ -153,7 +153,8 @@ class Worker:
         expected = None
         if self._data.target == "cosine":
             if is_reference:
-                np.savez(reference, *output_vectors(self._session.run, self._data))
+                vectors = output_vectors(self._session.run, self._data)
+                np.savez(reference, *vectors, allow_pickle=False)
             with np.load(reference) as archive:
                 expected = [archive[name] for name in archive.files]
         return asdict(score(self._session.run, self._data, expected))

@@ -42,9 +42,10 @@ def _module_name(node: ir.Node) -> str | None:
         return None
     try:
         parts = ast.literal_eval(scopes)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    if not isinstance(parts, list) or len(parts) < 2 or not parts[-2]:
+    texts = isinstance(parts, list) and all(isinstance(part, str) for part in parts)
+    if not texts or len(parts) < 2 or not parts[-2]:
         return None
     module = parts[-2].removeprefix(_WRAPPER)
     has_weight = any(v is not None and weight_initializer(v) is not None for v in node.inputs)

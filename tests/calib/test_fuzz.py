@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load, save
 
+from attention.text import read_examples
 from calib.image_data import read_images
 from calib.ranges import FORMAT, DataEntry, Estimator, Ranges, ranges_bytes, read_ranges, table_rows
 from calib.stats import TensorStats
@@ -122,11 +125,9 @@ TEXT = b'{"text": "a b c", "label": 1}\n{"text": "d e", "label": "x"}\n'
 @example(raw=b'{"text": "a", "label": ' + b"1" * 5000 + b"}")
 @example(raw=b'{"text": "\\ud800"}')
 def test_lines_of_text(tmp_path: Path, raw: bytes) -> None:
-    from attention.text import read_examples
-
     for name in ("d.jsonl", "d.txt"):
         (tmp_path / name).write_bytes(raw)
-        ours_alone(lambda name=name: read_examples(tmp_path / name))
+        ours_alone(partial(read_examples, tmp_path / name))
 
 
 def _npz(**arrays: Any) -> bytes:
@@ -222,8 +223,6 @@ def test_an_image_of_too_many_pixels_is_refused_before_they_are_unpacked(tmp_pat
     raw = bytearray(IMAGES["png"])
     for side in (10_000, 60_000):
         raw[16:24] = side.to_bytes(4, "big") * 2
-        import zlib
-
         raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
         assert _read_image(tmp_path, "png", bytes(raw)) is None
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
@@ -263,4 +262,4 @@ def test_graphs(tmp_path: Path, raw: bytes) -> None:
     file.write_bytes(raw)
     with nothing_written(tmp_path):
         for read in (load_onnx_file, load_as_found, load_clean):
-            ours_alone(lambda read=read: read(file))
+            ours_alone(partial(read, file))

@@ -6,13 +6,12 @@ No traceback, no hang, no file outside the folder that was named.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploy.bundle import Bundle, open_bundle
@@ -199,7 +198,7 @@ def test_results(tmp_path: Path, results: bytes, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@fuzzed
+@settings(fuzzed, max_examples=200)
 @given(data=st.data())
 def test_commands_on_forged_bundles(
     copied: tuple[Path, dict[str, Any]], tmp_path: Path, data: st.DataObject
@@ -209,4 +208,3 @@ def test_commands_on_forged_bundles(
     with nothing_written(folder.parent), nothing_written(tmp_path):
         ended = run_here("inspect", folder, "--engine", "onnxruntime", cwd=tmp_path)
     assert ended.code in range(13), ended.err
-    shutil.rmtree(tmp_path / "none", ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -71,6 +72,43 @@ def test_a_link_in_place_of_a_file_is_no_way_around(bundle_copy: Path, tmp_path:
     (bundle_copy / "model.onnx").unlink()
     (bundle_copy / "model.onnx").symlink_to(tmp_path / "nowhere")
     run_here("inspect", bundle_copy).refused(9, "model.onnx")
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "checkpoint", "engine/torch"])
+def test_an_empty_folder_that_the_build_did_not_make_is_refused(
+    bundle_copy: Path, name: str
+) -> None:
+    (bundle_copy / name).mkdir()
+    run_here("inspect", bundle_copy).refused(9, f"{name} is not in the manifest")
+
+
+def test_a_link_to_the_very_same_bytes_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
+    (bundle_copy / "model.onnx").rename(tmp_path / "same")
+    (bundle_copy / "model.onnx").symlink_to(tmp_path / "same")
+    run_here("inspect", bundle_copy).refused(9, "model.onnx is a link")
+
+
+def test_a_bundle_under_a_link_is_opened(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to(bundle.path)
+    assert open_bundle(tmp_path / "latest").sha256 == bundle.sha256
+
+
+def test_what_may_not_be_read_is_refused(bundle_copy: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    (bundle_copy / "model.onnx").chmod(0)
+    run_here("inspect", bundle_copy).refused(9, "model.onnx cannot be read")
+
+
+def test_no_file_of_a_bundle_could_be_a_pickle(
+    built: Callable[[str], Bundle],
+) -> None:
+    """Nor an archive, which may hold one."""
+    files = [p for p in built("bert").path.rglob("*") if p.is_file()]
+    known = {".onnx", ".safetensors", ".json", ".sha256", ".xml", ".bin", ".plan", ".txt"}
+    assert {p.suffix for p in files} <= known
+    for file in files:
+        assert not file.read_bytes()[:4].startswith((*(b"\x80%c" % n for n in range(6)), b"PK"))
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:

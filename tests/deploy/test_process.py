@@ -153,6 +153,21 @@ def test_a_running_build_is_not_swept_away_by_another(
     assert not [p for p in tmp_path.iterdir() if STAGING in p.name]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--force",)], ids=["", "force"])
+def test_two_builds_of_one_target_leave_one_whole_bundle(
+    quick: tuple[object, ...], tmp_path: Path, more: tuple[object, ...]
+) -> None:
+    line = (*quick[:5], "--engine", "onnxruntime", "-o", tmp_path / "out", *more)
+    both = [start(*line) for _ in range(2)]
+    ends = [process.communicate(timeout=240) for process in both]
+    for process, (_, err) in zip(both, ends, strict=True):
+        assert process.returncode == 0, err
+    assert open_bundle(tmp_path / "out").manifest.files
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert more or sum("up to date" in out for out, _ in ends) <= 1
+
+
 @pytest.mark.parametrize("command", [["--help"], ["build", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     code = (

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnx.numpy_helper import from_array as numpy_tensor
 
 from export.onnx_file import load_as_found, load_clean, load_onnx_file
 from tests.export.graphs import normal, proto_from_text
@@ -97,11 +99,12 @@ def test_a_shape_that_the_data_do_not_fill_is_refused_before_memory_is_taken(
         helper.make_tensor("t", TensorProto.FLOAT16, [3], [1.0, 2.0, 3.0]),
         helper.make_tensor("t", TensorProto.INT4, [3], [1, 2, 3]),
         helper.make_tensor("t", TensorProto.BOOL, [], [True]),
-        helper.make_tensor("t", TensorProto.COMPLEX64, [2], [1j, 2j]),
-        helper.make_tensor("t", TensorProto.STRING, [2], [b"a", b"b"]),
+        numpy_tensor(np.array([1j, 2j], np.complex64)),
+        TensorProto(name="t", data_type=TensorProto.COMPLEX64, dims=[2], float_data=[0.0] * 4),
+        numpy_tensor(np.array(["a", "b"], object)),
         helper.make_tensor("t", TensorProto.INT64, [0], []),
     ],
-    ids=["half", "nibbles", "scalar", "complex", "text", "empty"],
+    ids=["half", "nibbles", "scalar", "raw complex", "complex", "text", "empty"],
 )
 def test_values_of_every_width_fill_their_shape(tmp_path: Path, tensor: TensorProto) -> None:
     assert load_as_found(_saved(_hidden(tensor, "attribute"), tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -307,3 +308,43 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+MAKER = """
+import os, sys
+from pathlib import Path
+from trueint8.artifacts import staged_folder, write_atomically
+for number in range(100):
+    text = f"{os.getpid()} {number} " * 1000
+    with staged_folder(Path(sys.argv[1]), replace=True) as folder:
+        for name in "ab":
+            (folder / name).write_text(text)
+    write_atomically(Path(sys.argv[1] + ".txt"), text)
+"""
+
+
+def test_processes_that_write_one_target_never_mix_nor_remove_each_others(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    line = [sys.executable, "-c", MAKER, str(target)]
+    makers = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    while any(maker.poll() is None for maker in makers):
+        assert len(set(_read_of_one(target))) <= 1
+    for maker in makers:
+        assert maker.communicate()[1] == "" and maker.returncode == 0
+    assert _names(tmp_path) == ["out", "out.txt"]
+    assert (target / "a").read_text() == (target / "b").read_text()
+
+
+def _read_of_one(target: Path) -> list[str]:
+    """Read both files of whichever folder is there now, as far as it is not being removed."""
+    found: list[str] = []
+    try:
+        handle = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # before the first
+        return found
+    with contextlib.suppress(FileNotFoundError):  # replaced since it was opened
+        for name in "ab":
+            with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=handle)) as stream:
+                found.append(stream.read())
+    os.close(handle)
+    return found
