@@ -30,10 +30,19 @@ _SOURCES: dict[SpeedUpSource, str] = {
     "ceiling": "ceilings",
     "simulated": "Q/DQ in FP32",
     "measured": "engine",
+    "fastest float": "measured",
 }
+_FASTEST = "fastest float"
 SPEED_UPS = (
     *_ABOUT,
-    *(Column(title, "Speed-up to FP32 by", numeric=True) for title in _SOURCES.values()),
+    *(
+        Column(
+            title,
+            "To the fastest float" if source == _FASTEST else "Speed-up to FP32 by",
+            numeric=True,
+        )
+        for source, title in _SOURCES.items()
+    ),
 )
 
 
@@ -155,6 +164,8 @@ def _ratio(found: SpeedUp | None) -> Cell:
         return Cell("")
     timed = found.low is not None and found.high is not None
     ends = f"{found.low:.2f} – {found.high:.2f}" if timed else ""
+    if found.source == _FASTEST:
+        ends = f"{ends} to {found.baseline}"
     return Cell(f"{found.value:.2f}×", found.kind, ends, order=found.value)
 
 
