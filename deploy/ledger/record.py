@@ -19,7 +19,11 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 
 PeakPrecision = Literal["fp32", "bf16", "fp16", "int8"]
 
-SpeedUpSource = Literal["bits", "macs", "bandwidth", "ceiling", "simulated", "measured"]
+BASELINE = "float-fp32"
+
+SpeedUpSource = Literal[
+    "bits", "macs", "bandwidth", "ceiling", "simulated", "measured", "fastest float"
+]
 
 
 class Interval(Record):
@@ -66,10 +70,15 @@ class Part(Record):
 
 
 class SpeedUp(Record):
-    """One configuration against FP32 on the same engine; above 1 is faster."""
+    """One configuration against a float one on the same engine; above 1 is faster."""
 
     source: SpeedUpSource
     kind: Kind
+    baseline: str = Field(
+        default=BASELINE,
+        description="FP32, so that all sources are held against the same; but of `fastest float`, "
+        "MEASURED and of `int8` only, the fastest float configuration where that is another.",
+    )
     value: float
     low: float | None = Field(default=None, description="Of the 95 % interval, where timed.")
     high: float | None = None

@@ -36,7 +36,7 @@ class Column:
     group: str = ""
     numeric: bool = False
     wide: bool = False
-    """Whether its cells hold sentences."""
+    """Whether its cells hold sentences or long names."""
 
     @property
     def full_title(self) -> str:

@@ -188,6 +188,14 @@ def ledger(latency_ms: float) -> Ledger:
         speed_ups=[
             SpeedUp(source="bits", kind=Kind.PREDICTED, value=4.0),
             SpeedUp(source="measured", kind=Kind.MEASURED, value=2.35, low=2.2, high=2.5),
+            SpeedUp(
+                source="fastest float",
+                kind=Kind.MEASURED,
+                baseline="float-bf16",
+                value=1.85,
+                low=1.8,
+                high=1.9,
+            ),
         ],
         probe=Probe(
             peaks=[Peak(precision="int8", macs_per_s=4e11, engine="openvino")],

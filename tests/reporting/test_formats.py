@@ -99,7 +99,7 @@ def test_the_page_carries_its_data(page: Page, rows: list[Row], tmp_path: Path) 
 def test_raw_samples_are_left_out_where_they_would_not_fit(
     rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page_module, "_MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(page_module, "_MOST_BYTES", 500_000)
     write_report(rows[:2], tmp_path / "r.html")
     page = page_from_html((tmp_path / "r.html").read_text("utf-8"))
     files = saved(page)

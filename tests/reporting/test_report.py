@@ -150,7 +150,7 @@ def test_verdict_follows_the_interval(page: Page, model: str, engine: str, remar
 
 
 def test_an_engine_that_was_only_built_shows_no_figure_but_coverage(page: Page) -> None:
-    shown = line(page, "tiny-gpt", "tensorrt-rtx")
+    shown = dict(line(page, "tiny-gpt", "tensorrt-rtx"))
     coverage = shown.pop("INT8 MAC coverage")
     assert (coverage.value, coverage.kind) == ("78.1 %", "BUILT")
     assert coverage.detail == "24 of 25 weight matmuls"
@@ -233,6 +233,7 @@ def test_no_name_can_become_markup(written: Write) -> None:
         row.model_copy(
             update={
                 "model": HOSTILE,
+                "bundle": HOSTILE,
                 "attention": HOSTILE,
                 "calibration": HOSTILE,
                 "session": HOSTILE,

@@ -119,6 +119,17 @@ def test_the_ledgers_table_adds_up(page: Page) -> None:
     assert parts[0]["ms"].kind == "PREDICTED"
 
 
+def test_speed_ups_stand_side_by_side_with_their_kinds(page: Page) -> None:
+    first = page.tables["Speed-ups by source"][0]
+    shown = {name: (cell.value, cell.kind) for name, cell in first.items() if cell.kind}
+    assert shown == {
+        "Speed-up to FP32 by: bits per value": ("4.00×", "PREDICTED"),
+        "Speed-up to FP32 by: engine": ("2.35×", "MEASURED"),
+        "To the fastest float: measured": ("1.85×", "MEASURED"),
+    }
+    assert first["To the fastest float: measured"].detail == "1.80 – 1.90 to float-bf16"
+
+
 def test_matmuls_that_are_alike_share_a_line(page: Page) -> None:
     lines = [
         row

@@ -13,7 +13,7 @@ from deploy.reporting.document import Cell, Column, Section, Table
 COLUMNS = (
     Column("Model"),
     Column("Engine"),
-    Column("Matmuls"),
+    Column("Matmuls", wide=True),
     Column("Count", numeric=True),
     Column("MACs", numeric=True),
     Column("In the graph"),
