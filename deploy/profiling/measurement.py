@@ -17,6 +17,7 @@ from calib.fingerprints import shared
 from calib.inputs import Request
 from deploy.audit import Audit, audit_engine, returned
 from deploy.bundle import ENGINE, FLOAT_GRAPH, GOLDEN, Bundle, open_bundle
+from deploy.energy import EnergyMeter
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
 from deploy.kernels import fused_attentions
@@ -369,6 +370,7 @@ def _environment(request: ProfileRequest, threads: int) -> dict[str, Any]:
         "threads": threads,
         "load_average_1m": os.getloadavg()[0],
         "governor": governor() or "not readable",
+        "energy": EnergyMeter().unavailable,
         "versions": package_versions(),
         "rounds": request.rounds,
         "seed": request.seed,

@@ -40,6 +40,12 @@ class Block(Record):
         default=None, description="Mean of the processors just after, where the kernel tells it."
     )
     governor: str | None = Field(default=None, description="Of the first processor.")
+    energy_j: dict[str, float] = Field(
+        default={},
+        description="Joules of the whole machine during the round, by counter: processor packages "
+        "and their memory (RAPL), GPUs (NVML). Without those that cannot be read here, which "
+        "`environment` names with the reason.",
+    )
 
 
 class Latency(Record):

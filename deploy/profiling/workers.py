@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from deploy.energy import EnergyMeter
 from deploy.profiling.conditions import Snapshot, Watch, frequency_mhz, governor, load_between
 from deploy.profiling.results import Block
 from deploy.sessions import Configuration, Running
@@ -172,11 +173,14 @@ def time_interleaved(
     times: dict[K, list[list[int]]] = {k: [] for k in workers}
     asides: dict[K, Aside] = {k: Aside() for k in workers}
     watch = Watch(worker.pid for worker in workers.values())
+    energy = EnergyMeter()
     for _ in range(rounds):
         for key in order.sample(list(workers), len(workers)):
-            start = watch.snapshot()
+            before, start = energy.read(), watch.snapshot()
             answer = workers[key].ask("time", runs=runs[key])
-            asides[key].blocks.append(_block(start, watch.snapshot()))
+            block = _block(start, watch.snapshot())
+            used = {"energy_j": energy.joules_since(before)}
+            asides[key].blocks.append(block.model_copy(update=used))
             times[key].append(answer["times_ns"])
             asides[key].peak_kib.append(answer["peak_memory_kib"])
             asides[key].pss_kib.append(answer["pss_kib"])
