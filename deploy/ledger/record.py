@@ -19,6 +19,8 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 
 PeakPrecision = Literal["fp32", "bf16", "fp16", "int8"]
 
+BASELINE = "float-fp32"
+
 SpeedUpSource = Literal["bits", "macs", "bandwidth", "ceiling", "simulated", "measured"]
 
 
@@ -66,10 +68,15 @@ class Part(Record):
 
 
 class SpeedUp(Record):
-    """One configuration against FP32 on the same engine; above 1 is faster."""
+    """One configuration against a float one on the same engine; above 1 is faster."""
 
     source: SpeedUpSource
     kind: Kind
+    baseline: str = Field(
+        default=BASELINE,
+        description="FP32, so that all sources are held against the same; of a further measured "
+        "one of `int8` the fastest float configuration, where that is another.",
+    )
     value: float
     low: float | None = Field(default=None, description="Of the 95 % interval, where timed.")
     high: float | None = None

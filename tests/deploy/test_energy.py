@@ -105,3 +105,10 @@ def test_a_counter_for_root_only_is_unavailable(
     assert meter.read() == {}
     assert meter.unavailable["processor"] == f"not available here: {file}: Permission denied"
     assert meter.unavailable["gpu"] == "not available here: no GPU"
+
+
+def test_here_each_kind_has_counters_or_a_reason() -> None:
+    meter = EnergyMeter()
+    found = {"gpu" if name.startswith("gpu-") else "processor" for name in meter.read()}
+    assert found | set(meter.unavailable) == {"processor", "gpu"}
+    assert not found & set(meter.unavailable)
