@@ -270,7 +270,9 @@ def _with_speed_ups(
         speed_ups.append(_timed(Kind.MEASURED, times[base], times[configuration]))
         if configuration.graph == "int8" and fastest is not base:
             further = _timed(Kind.MEASURED, times[fastest], times[configuration])
-            speed_ups.append(further.model_copy(update={"baseline": fastest.name}))
+            speed_ups.append(
+                further.model_copy(update={"source": "fastest float", "baseline": fastest.name})
+            )
         found.append(ledger.model_copy(update={"speed_ups": speed_ups}))
     return found
 

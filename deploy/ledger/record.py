@@ -21,7 +21,9 @@ PeakPrecision = Literal["fp32", "bf16", "fp16", "int8"]
 
 BASELINE = "float-fp32"
 
-SpeedUpSource = Literal["bits", "macs", "bandwidth", "ceiling", "simulated", "measured"]
+SpeedUpSource = Literal[
+    "bits", "macs", "bandwidth", "ceiling", "simulated", "measured", "fastest float"
+]
 
 
 class Interval(Record):
@@ -74,8 +76,8 @@ class SpeedUp(Record):
     kind: Kind
     baseline: str = Field(
         default=BASELINE,
-        description="FP32, so that all sources are held against the same; of a further measured "
-        "one of `int8` the fastest float configuration, where that is another.",
+        description="FP32, so that all sources are held against the same; of `fastest float`, which "
+        "is MEASURED and of `int8` only, the fastest float configuration, where that is another.",
     )
     value: float
     low: float | None = Field(default=None, description="Of the 95 % interval, where timed.")

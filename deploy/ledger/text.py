@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from deploy.audit_text import folded
 from deploy.graph_shapes import shapes_text
-from deploy.ledger.record import BASELINE, PARTS, Ledger, SpeedUp, SpeedUpSource
+from deploy.ledger.record import PARTS, Ledger, SpeedUp, SpeedUpSource
 from trueint8.kinds import Kind
 
 _TITLE, _COLUMN = 42, 14
@@ -60,7 +60,7 @@ def _speed_ups(ledgers: Sequence[Ledger]) -> Iterator[str]:
         found = [next((s for s in x.speed_ups if s.source == source), None) for x in ledgers]
         if any(found):
             yield _line(f"  {title} [{kind}]", [_ratio(s) for s in found])
-    for further in (s for x in ledgers for s in x.speed_ups if s.baseline != BASELINE):
+    for further in (s for x in ledgers for s in x.speed_ups if s.source == "fastest float"):
         title = f"INT8 over the fastest float, {further.baseline}"
         yield f"{title} [{further.kind}]: {further.value:.2f}"
 
