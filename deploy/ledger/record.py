@@ -76,8 +76,8 @@ class SpeedUp(Record):
     kind: Kind
     baseline: str = Field(
         default=BASELINE,
-        description="FP32, so that all sources are held against the same; of `fastest float`, which "
-        "is MEASURED and of `int8` only, the fastest float configuration, where that is another.",
+        description="FP32, so that all sources are held against the same; but of `fastest float`, "
+        "MEASURED and of `int8` only, the fastest float configuration where that is another.",
     )
     value: float
     low: float | None = Field(default=None, description="Of the 95 % interval, where timed.")
