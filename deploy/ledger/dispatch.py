@@ -6,7 +6,9 @@ in the number of kernels:
 
     latency − Σ kernel times = call + kernel · n
 
-``call`` is the price of handing inputs in and outputs out, ``kernel`` that of starting one.
+``call`` is the price of handing inputs in and outputs out, ``kernel`` that of starting one. An
+engine whose timing adds more to each kernel than starting one costs has a negative ``kernel``,
+which takes that back from the times of the model's kernels.
 """
 
 from __future__ import annotations
@@ -32,19 +34,27 @@ _OPSET = 17
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Nanoseconds outside kernels: of one call, and of one kernel."""
+    """What lies outside kernels, in nanoseconds.
+
+    Attributes:
+        call_ns: Of one call.
+        empty_ns: What a kernel that does nothing adds to a call.
+        told_ns: What its own time holds of that, as the engine tells it.
+    """
 
     call_ns: float
-    kernel_ns: float
+    empty_ns: float
+    told_ns: float
 
     def of(self, kernels: int) -> float:
-        """Return what a call with so many kernels costs beyond them."""
-        return self.call_ns + self.kernel_ns * kernels
+        """Return what a call with so many kernels costs beyond their times."""
+        return self.call_ns + (self.empty_ns - self.told_ns) * kernels
 
     def told(self, kernels: int) -> str:
-        """Return both figures in words."""
+        """Return the figures in words."""
         return (
-            f"call {self.call_ns / 1e6:.2f} ms + {kernels} kernels x {self.kernel_ns / 1e3:.2f} us"
+            f"call {self.call_ns / 1e6:.2f} ms + {kernels} kernels x "
+            f"({self.empty_ns / 1e3:.2f} us - {self.told_ns / 1e3:.2f} us in their times)"
         )
 
 
@@ -86,8 +96,10 @@ def measure_dispatch(
         )
     few, many = timed[_FEW], timed[_MANY]
     # by what was put in: of kernels below its clock's tick an engine may tell nothing
-    slope = max((many.outside_ns - few.outside_ns) / (_MANY - _FEW), 0.0)
-    return Dispatch(max(few.outside_ns - slope * _FEW, 0.0), slope)
+    added = _MANY - _FEW
+    outside = (many.outside_ns - few.outside_ns) / added
+    empty = (many.latency_ns - few.latency_ns) / added
+    return Dispatch(few.outside_ns - outside * _FEW, empty, empty - outside)
 
 
 def call_graph(inputs: Sequence[GraphInput], outputs: Batch, length: int) -> ir.Model:

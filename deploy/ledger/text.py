@@ -60,6 +60,9 @@ def _speed_ups(ledgers: Sequence[Ledger]) -> Iterator[str]:
         found = [next((s for s in x.speed_ups if s.source == source), None) for x in ledgers]
         if any(found):
             yield _line(f"  {title} [{kind}]", [_ratio(s) for s in found])
+    for further in (s for x in ledgers for s in x.speed_ups if s.source == "fastest float"):
+        title = f"INT8 over the fastest float, {further.baseline}"
+        yield f"{title} [{further.kind}]: {further.value:.2f}"
 
 
 def _ratio(found: SpeedUp | None) -> str:

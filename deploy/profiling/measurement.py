@@ -14,6 +14,7 @@ from calib.data import DATA_FIX
 from calib.inputs import Request
 from deploy.audit import audit_engine
 from deploy.bundle import Bundle, open_bundle
+from deploy.energy import EnergyMeter
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads, hardware, package_versions
 from deploy.options import check_counts
@@ -269,6 +270,7 @@ def _environment(request: ProfileRequest, threads: int) -> dict[str, Any]:
         "threads": threads,
         "load_average_1m": os.getloadavg()[0],
         "governor": governor() or "not readable",
+        "energy": EnergyMeter().unavailable,
         "versions": package_versions(),
         "rounds": request.rounds,
         "seed": request.seed,

@@ -67,6 +67,12 @@ class Block(Record):
         default=None, description="Proportional set of the row's process after the round."
     )
     gpu: Gpu | None = Field(default=None, description="None without a GPU or nvidia-ml-py.")
+    energy_j: dict[str, float] = Field(
+        default={},
+        description="Joules of the whole machine during the round, by counter: processor packages "
+        "and their memory (RAPL), GPUs (NVML). Without those that cannot be read here, which "
+        "`environment` names with the reason.",
+    )
 
 
 class Latency(Record):

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from deploy.energy import EnergyMeter
 from deploy.nvidia.telemetry import GpuState, GpuWatch
 from deploy.profiling.conditions import (
     Snapshot,
@@ -188,13 +189,14 @@ def time_interleaved(
     times: dict[K, list[list[int]]] = {k: [] for k in workers}
     asides: dict[K, Aside] = {k: Aside() for k in workers}
     watch = Watch(worker.pid for worker in workers.values())
-    gpu = GpuWatch()
+    gpu, energy = GpuWatch(), EnergyMeter()
     for _ in range(rounds):
         for key in order.sample(list(workers), len(workers)):
-            start, throttled = watch.snapshot(), throttle_events()
+            before, start, throttled = energy.read(), watch.snapshot(), throttle_events()
             answer = workers[key].ask("time", runs=runs[key])
             block = _block(start, watch.snapshot(), throttled, gpu.state(), answer["pss_kib"])
-            asides[key].blocks.append(block)
+            used = {"energy_j": energy.joules_since(before)}
+            asides[key].blocks.append(block.model_copy(update=used))
             times[key].append(answer["times_ns"])
             asides[key].peak_kib.append(answer["peak_memory_kib"])
             asides[key].pss_kib.append(answer["pss_kib"])

@@ -82,6 +82,9 @@ def test_predicted_simulated_and_measured_stand_side_by_side(ledgers: list[Ledge
         if ledger.configuration == "float-fp32":
             assert {x.value for x in found.values()} == {1.0}
         if ledger.configuration == "int8":
+            further = found.get("fastest float", found["measured"])
+            assert (further.baseline == "float-fp32") == ("fastest float" not in found)
+            assert further.value <= found["measured"].value
             assert found["bits"].value == 4 and found["simulated"].kind == "SIMULATED"
 
 

@@ -55,8 +55,9 @@ def test_a_call_graph_has_the_models_inputs_and_outputs_and_so_many_kernels(
 
 
 def test_dispatch_is_a_line() -> None:
-    assert Dispatch(2e6, 1e3).of(50) == 2.05e6
-    assert Dispatch(2e6, 1e3).told(50) == "call 2.00 ms + 50 kernels x 1.00 us"
+    found = Dispatch(2e6, empty_ns=1500, told_ns=500)
+    assert found.of(50) == 2.05e6
+    assert found.told(50) == "call 2.00 ms + 50 kernels x (1.50 us - 0.50 us in their times)"
 
 
 def test_costs_are_those_counted_by_hand(tmp_path: Path) -> None:
