@@ -23,7 +23,7 @@ from deploy.profiling.contest import Effort as ContestEffort
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
 from deploy.profiling.pool import Effort, Unit, launches_of, run_pool
 from deploy.profiling.rebuilding import rebuild
-from deploy.profiling.results import Row
+from deploy.profiling.results import Clock, Row
 from deploy.profiling.rows import Call, built_row, executes_int8, measured_row
 from deploy.profiling.throughput import Demand, measure_throughput
 from deploy.sessions import Configuration, Engine, int8_configuration
@@ -46,6 +46,7 @@ class ProfileRequest:
     round has at least 3 inferences. ``engines`` empty means all in the bundle.
     ``rebuilds`` is how often INT8 engines are built again. Throughput is measured for every pair of
     ``batches`` and ``streams`` if either is given; empty is then the batch size, and one stream.
+    ``clock`` is what takes the time: see :data:`deploy.profiling.worker.CLOCKS`.
     """
 
     bundles: list[Path]
@@ -63,6 +64,7 @@ class ProfileRequest:
     batches: list[int] = field(default_factory=list)
     streams: list[int] = field(default_factory=list)
     timeout_s: float = 600.0
+    clock: Clock = "host"
 
 
 def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
@@ -134,7 +136,14 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield rows in the order of ``items``, and measure pool by pool as they are needed."""
     launches = launches_of(request.rounds, request.launches)
-    effort = Effort(request.rounds, launches, request.round_ms, request.seed, request.timeout_s)
+    effort = Effort(
+        request.rounds,
+        launches,
+        request.round_ms,
+        request.seed,
+        request.timeout_s,
+        request.clock,
+    )
     demands = [
         Demand(batch, streams)
         for batch in request.batches or [request.batch_size]
@@ -158,7 +167,7 @@ def _rows(
             for number, unit in enumerate(waiting[:count]):
                 mine = {c: pool.timed[number, c] for c in unit.paths}
                 ready.append(
-                    [measured_row(call, unit, c, timed, launches, beside)
+                    [measured_row(call, unit, c, timed, effort, beside)
                      for c, timed in mine.items()]
                 )  # fmt: skip
             waiting = waiting[count:]

@@ -67,8 +67,17 @@ class Block(Record):
     gpu: Gpu | None = Field(default=None, description="None without a GPU or nvidia-ml-py.")
 
 
+Clock = Literal["host", "device", "kernels"]
+
+
 class Latency(Record):
-    """Raw times of whole inference calls, host clock, nanoseconds."""
+    """Raw times of inference calls, nanoseconds."""
+
+    clock: Clock = Field(
+        default="host",
+        description="host: around the whole call; CUDA events around copies and kernels (device), "
+        "or around the kernels alone.",
+    )
 
     batch: int
     sequence: int
