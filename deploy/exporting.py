@@ -66,7 +66,7 @@ def export_model(request: ExportRequest, progress: Progress) -> dict[str, Any]:
         DataError: If the samples cannot be read.
         ConfigError: If the sequence is longer than the model's positions, or ``out`` is taken.
     """
-    from export.decoding import DECODE, PREFILL, export_decoder
+    from export.decoding import DECODE, PREFILL, export_decoder, write_samples
     from export.torch_export import export_module
 
     source = request.source
@@ -82,6 +82,8 @@ def export_model(request: ExportRequest, progress: Progress) -> dict[str, Any]:
             if request.cache:
                 names = [PREFILL, DECODE]
                 parity = export_decoder(model, batch, folder, **options)
+                with storage_errors(folder):
+                    write_samples(batch, folder)
             else:
                 names = [GRAPH]
                 parity = export_module(model, [batch], folder / GRAPH, **options)

@@ -132,6 +132,32 @@ def export_decoder(
     return _parity(folder, ids.numpy(), mask.numpy(), expected, half=half)
 
 
+def write_samples(sample: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Write ``prefill.npz`` and ``decode.npz`` beside the graphs: what each takes for a sample.
+
+    Prefill gets all tokens but the last, decode the last one with the cache of those before it, so
+    that either graph can be calibrated, built and profiled on its own.
+
+    Args:
+        sample: ``input_ids`` and ``attention_mask``, (B, T).
+        folder: That :func:`export_decoder` wrote the graphs to.
+    """
+    ids, mask = sample["input_ids"], sample["attention_mask"]
+    given = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1]}
+    with open_reference(folder / PREFILL) as prefill:
+        out = prefill(given)
+    past = _past(out)
+    np.savez(folder / Path(PREFILL).with_suffix(".npz"), allow_pickle=False, **given)
+    decoded = {"input_ids": ids[:, -1:], "attention_mask": mask, **past}
+    np.savez(folder / Path(DECODE).with_suffix(".npz"), allow_pickle=False, **decoded)
+
+
+def _past(out: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the cache that a run gave, as decode takes it."""
+    named = {name.replace("present", "past_key_values"): v for name, v in out.items()}
+    return {name: value for name, value in named.items() if name != "logits"}
+
+
 def _left_padded(sample: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and mask with at least two rows, every other padded on the left."""
     rows = max(2, len(sample["input_ids"]))
@@ -164,12 +190,8 @@ def _generated(
     out = prefill({"input_ids": ids[:, :end], "attention_mask": mask[:, :end]})
     logits = [out["logits"]]
     for t in range(end, end + steps):
-        past = {
-            name.replace("present", "past_key_values"): value
-            for name, value in out.items()
-            if name != "logits"
-        }
-        out = decode({"input_ids": ids[:, t : t + 1], "attention_mask": mask[:, : t + 1], **past})
+        given = {"input_ids": ids[:, t : t + 1], "attention_mask": mask[:, : t + 1]}
+        out = decode({**given, **_past(out)})
         logits.append(out["logits"])
     result: np.ndarray = np.concatenate(logits, axis=1).astype(np.float32)
     return result

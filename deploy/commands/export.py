@@ -14,7 +14,8 @@ HELP = """Export a model to ONNX and compare it with torch on several batches, l
 
 MODEL is a Hugging Face checkpoint folder, a hub id, or package.module:function, which returns a
 torch.nn.Module. Batch and sequence are dynamic. With --kv-cache a decoder becomes two graphs:
-prefill.onnx, and decode.onnx for one token after the other. `deploy build` exports by itself; this
+prefill.onnx, and decode.onnx for one token after the other, each with an .npz of samples, on which
+`deploy build` and `deploy profile` take either apart. `deploy build` exports by itself; this
 is for other runtimes, and for FP16. The float inputs and outputs of an FP16 graph are FP16.
 
 \b

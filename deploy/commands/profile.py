@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -49,6 +49,12 @@ class ProfileOptions:
         "[default: one for 3 rounds, at most 5]",
     )
     threads: int | None = option(type=int, help="Threads of every engine.  [default: all]")
+    clock: Literal["host", "device", "kernels"] = option(
+        "host",
+        type=click.Choice(["host", "device", "kernels"]),
+        help="What takes the time: the host, around the whole call; CUDA events around copies and "
+        "kernels; or around kernels alone.",
+    )
     batch: str | None = option(
         help="Batch sizes whose throughput is measured, joined by commas.  [default: --batch-size]"
     )
@@ -102,6 +108,7 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         seq_len=options.seq_len,
         seed=options.seed,
         engines=[e.strip() for e in options.engine.split(",")] if options.engine else [],
+        clock=options.clock,
         batches=_counts("--batch", options.batch),
         streams=_counts("--streams", options.streams),
         rebuilds=options.rebuilds,

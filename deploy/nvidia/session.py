@@ -74,6 +74,7 @@ class PlanSession:
     Attributes:
         inputs: In the plan's order.
         device_ns: Nanoseconds between the events around the last run's kernels, without copies.
+        copied_ns: The same around its copies too.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class PlanSession:
         self._library = library = runner.library()
         self._prepared: OrderedDict[ShapeKey | None, _Prepared] = OrderedDict()
         self._scratch = DeviceBuffer(device)
-        self.device_ns = 0
+        self.device_ns = self.copied_ns = 0
         self._runs = 0
         self._lock = threading.Lock()  # buffers and stream are those of one run at a time
         self._profiler = _profiler(library) if running.profiled else None
@@ -97,6 +98,7 @@ class PlanSession:
             self._read_tensors()
             self._stream = device.create_stream()
             self._start, self._end = device.create_event(), device.create_event()
+            self._entry, self._exit = device.create_event(), device.create_event()
 
     def _read_tensors(self) -> None:
         library, engine = self._library, self._engine
@@ -123,6 +125,7 @@ class PlanSession:
         self._check_bounds(arrays)
         with self._lock, self._device.current(), log_lines(self._library) as lines:
             prepared = self._prepare(arrays, lines)
+            self._device.record(self._entry, self._stream)
             for item in self.inputs:
                 array, buffer = arrays[item.name], self._buffers[item.name]
                 host = buffer.host(array.shape, item.dtype)
@@ -133,13 +136,17 @@ class PlanSession:
             for name, shape in prepared.outputs.items():
                 hosts[name] = self._buffers[name].host(shape, self._dtypes[name])
                 self._device.copy_out(hosts[name], self._buffers[name].pointer, self._stream)
+            self._device.record(self._exit, self._stream)
             self._device.synchronize(self._stream)
-            elapsed_ms = self._device.elapsed_ms(self._start, self._end)
-            self.device_ns = round(elapsed_ms * _NS_PER_MS)
+            self.device_ns = self._elapsed_ns(self._start, self._end)
+            self.copied_ns = self._elapsed_ns(self._entry, self._exit)
             if self._captures and prepared.graph is None:
                 self._capture(prepared, lines)
             self._runs += 1
             return {name: _copied(host) for name, host in hosts.items()}
+
+    def _elapsed_ns(self, start: Any, end: Any) -> int:
+        return round(self._device.elapsed_ms(start, end) * _NS_PER_MS)
 
     def _check_bounds(self, arrays: Mapping[str, np.ndarray]) -> None:
         for name, (least, most) in self._bounds.items():
@@ -294,8 +301,8 @@ class PlanSession:
             self._scratch.free()
             for buffer in self._buffers.values():
                 buffer.free()
-            self._device.destroy_event(self._start)
-            self._device.destroy_event(self._end)
+            for event in (self._start, self._end, self._entry, self._exit):
+                self._device.destroy_event(event)
             self._device.destroy_stream(self._stream)
 
     def __enter__(self) -> PlanSession:

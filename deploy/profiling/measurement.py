@@ -25,7 +25,7 @@ from deploy.profiling.evaluation import EvaluationSet, read_evaluation
 from deploy.profiling.gathering import with_evidence
 from deploy.profiling.pool import Effort, Unit, launches_of, run_pool
 from deploy.profiling.rebuilding import rebuild
-from deploy.profiling.results import Row
+from deploy.profiling.results import Clock, Row
 from deploy.profiling.rows import Call, built_row, executes_int8, measured_row
 from deploy.profiling.throughput import Demand, measure_throughput
 from deploy.sessions import Configuration, Engine, int8_configuration
@@ -48,6 +48,7 @@ class ProfileRequest:
     round has at least 3 inferences. ``engines`` empty means all in the bundle.
     ``rebuilds`` is how often INT8 engines are built again. Throughput is measured for every pair of
     ``batches`` and ``streams`` if either is given; empty is then the batch size, and one stream.
+    ``clock`` is what takes the time: see :data:`deploy.profiling.worker.CLOCKS`.
     """
 
     bundles: list[Path]
@@ -65,6 +66,7 @@ class ProfileRequest:
     batches: list[int] = field(default_factory=list)
     streams: list[int] = field(default_factory=list)
     timeout_s: float = 600.0
+    clock: Clock = "host"
 
 
 def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
@@ -136,7 +138,14 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield rows in the order of ``items``, and measure pool by pool as they are needed."""
     launches = launches_of(request.rounds, request.launches)
-    effort = Effort(request.rounds, launches, request.round_ms, request.seed, request.timeout_s)
+    effort = Effort(
+        request.rounds,
+        launches,
+        request.round_ms,
+        request.seed,
+        request.timeout_s,
+        request.clock,
+    )
     demands = [
         Demand(batch, streams)
         for batch in request.batches or [request.batch_size]
@@ -159,7 +168,7 @@ def _rows(
             count = len({number for number, _ in pool.timed})
             for number, unit in enumerate(waiting[:count]):
                 mine = {c: pool.timed[number, c] for c in unit.paths}
-                rows = [measured_row(call, unit, c, t, launches, beside) for c, t in mine.items()]
+                rows = [measured_row(call, unit, c, t, effort, beside) for c, t in mine.items()]
                 ready.append([with_evidence(row, unit.bundle, unit.audit) for row in rows])
             waiting = waiting[count:]
         rows = ready.pop(0)

@@ -17,7 +17,7 @@ import psutil
 from deploy.audit import Audit
 from deploy.bundle import GOLDEN, Bundle
 from deploy.profiling.evaluation import EvaluationSet
-from deploy.profiling.results import Block
+from deploy.profiling.results import Block, Clock
 from deploy.profiling.scoring import Scores, scores_from
 from deploy.profiling.workers import WorkerProcess, time_interleaved
 from deploy.sessions import Configuration, Engine, Running
@@ -100,6 +100,7 @@ class Effort:
     round_ms: float
     seed: int
     timeout_s: float
+    clock: Clock
 
 
 def launches_of(rounds: int, launches: int | None) -> int:
@@ -128,6 +129,7 @@ def run_pool(units: Sequence[Unit], effort: Effort, progress: Progress) -> Pool:
                     round_ms=effort.round_ms,
                     seed=effort.seed + launch,
                     advance=advance,
+                    clock=effort.clock,
                 )
             for key, timed in pool.timed.items():
                 timed.rounds_ns += rounds[key]

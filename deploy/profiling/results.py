@@ -75,8 +75,17 @@ class Block(Record):
     )
 
 
+Clock = Literal["host", "device", "kernels"]
+
+
 class Latency(Record):
-    """Raw times of whole inference calls, host clock, nanoseconds."""
+    """Raw times of inference calls, nanoseconds."""
+
+    clock: Clock = Field(
+        default="host",
+        description="host: around the whole call; CUDA events around copies and kernels (device), "
+        "or around the kernels alone.",
+    )
 
     batch: int
     sequence: int

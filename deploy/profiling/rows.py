@@ -13,7 +13,7 @@ from deploy.bundle import ENGINE, FLOAT_GRAPH, Bundle
 from deploy.engines import ENGINES
 from deploy.kernels import fused_attentions
 from deploy.profiling.evaluation import EvaluationSet
-from deploy.profiling.pool import Timed, Unit
+from deploy.profiling.pool import Effort, Timed, Unit
 from deploy.profiling.results import (
     SCHEMA,
     Coverage,
@@ -43,7 +43,7 @@ class Call:
 
 
 def measured_row(
-    call: Call, unit: Unit, c: Configuration, timed: Timed, launches: int, beside: str
+    call: Call, unit: Unit, c: Configuration, timed: Timed, effort: Effort, beside: str
 ) -> Row:
     """Return the row of one configuration of a unit.
 
@@ -52,7 +52,7 @@ def measured_row(
         unit: That the configuration belongs to.
         c: The configuration.
         timed: What was learnt of it.
-        launches: That its rounds are spread over.
+        effort: What it was measured with.
         beside: What names the pool it was timed in.
     """
     assert timed.scores is not None
@@ -69,7 +69,8 @@ def measured_row(
             threads=call.threads,
             warmup_ns=timed.warmup_ns,
             rounds_ns=timed.rounds_ns,
-            launches=launches,
+            launches=effort.launches,
+            clock=effort.clock,
             beside=beside,
             blocks=timed.blocks,
         ),

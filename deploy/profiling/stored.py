@@ -185,6 +185,7 @@ def _setting(row: Row) -> dict[str, Any]:
         "batch": row.latency.batch,
         "sequence": row.latency.sequence,
         "threads of the engine": row.latency.threads,
+        "clock": row.latency.clock,
     }
 
 

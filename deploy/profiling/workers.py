@@ -167,6 +167,7 @@ def time_interleaved(
     round_ms: float,
     seed: int,
     advance: Advance,
+    clock: str = "host",
 ) -> tuple[dict[K, list[list[int]]], dict[K, Aside]]:
     """Time several workers in rounds, in an order drawn anew each round.
 
@@ -177,6 +178,7 @@ def time_interleaved(
         round_ms: Aim for one worker's round; it has at least 3 runs.
         seed: Of the order.
         advance: Called after each round.
+        clock: One of :data:`deploy.profiling.worker.CLOCKS`.
 
     Returns:
         Times in ns, a list per round; and what else was learnt in each round.
@@ -193,7 +195,7 @@ def time_interleaved(
     for _ in range(rounds):
         for key in order.sample(list(workers), len(workers)):
             before, start, throttled = energy.read(), watch.snapshot(), throttle_events()
-            answer = workers[key].ask("time", runs=runs[key])
+            answer = workers[key].ask("time", runs=runs[key], clock=clock)
             block = _block(start, watch.snapshot(), throttled, gpu.state(), answer["pss_kib"])
             used = {"energy_j": energy.joules_since(before)}
             asides[key].blocks.append(block.model_copy(update=used))

@@ -95,6 +95,9 @@ def test_a_decoder_becomes_prefill_and_decode(
     decode = graphs["decode.onnx"]["inputs"]
     assert decode["input_ids"] == "int64[batch, 1]"
     assert decode["past_key_values.1.value"] == "float[batch, 4, past_sequence, 8]"
+    for name in ("prefill", "decode"):  # each can be run, built and profiled on its samples
+        with open_reference(out / f"{name}.onnx") as run, np.load(out / f"{name}.npz") as samples:
+            assert run(dict(samples))["logits"].shape[:2] == samples["input_ids"].shape
     encoder = run_here("export", checkpoint("bert"), "--kv-cache", "-o", tmp_path / "no")
     encoder.refused(5, "is no decoder", "leave --kv-cache out")
     assert left_behind(tmp_path, tmp_path / "no") == []

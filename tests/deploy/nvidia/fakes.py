@@ -39,6 +39,8 @@ class FakeDevice:
         self.allocations = 0
         self.recording: list[Callable[[], None]] | None = None
         self.log: list[str] = []
+        self.steps = 0
+        self.passed: dict[Any, int] = {}
         self._numbers = itertools.count(1000)
 
     @contextlib.contextmanager
@@ -81,11 +83,13 @@ class FakeDevice:
     def copy_in(self, pointer: int, source: np.ndarray, stream: int) -> None:
         assert self.recording is None and stream in self.open
         self._of_pinned(source)
+        self.steps += 1
         self.held[pointer][: source.nbytes] = source.reshape(-1).view(np.uint8)
 
     def copy_out(self, target: np.ndarray, pointer: int, stream: int) -> None:
         assert self.recording is None and stream in self.open
         self._of_pinned(target)
+        self.steps += 1
         target.reshape(-1).view(np.uint8)[:] = self.held[pointer][: target.nbytes]
 
     def create_event(self) -> Any:
@@ -97,10 +101,12 @@ class FakeDevice:
     def record(self, event: Any, stream: int) -> None:
         assert event in self.open and stream in self.open
         self.log.append("event")
+        self.passed[event] = self.steps
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return a quarter for every copy and kernel in between."""
         assert start != end
-        return 0.25
+        return 0.25 * (self.passed[end] - self.passed[start])
 
     def begin_capture(self, stream: int) -> None:
         assert self.recording is None and stream in self.open
@@ -117,6 +123,7 @@ class FakeDevice:
     def launch(self, graph: Any, stream: int) -> None:
         assert graph in self.open and stream in self.open
         self.log.append("launch")
+        self.steps += 1
         for kernel in self.graphs[graph]:
             kernel()
 
@@ -195,6 +202,7 @@ class FakeContext:
             self.device.recording.append(kernel)
             return True
         self.device.log.append("enqueue")
+        self.device.steps += 1
         kernel()
         self.warm = True
         if self.profiler is not None:

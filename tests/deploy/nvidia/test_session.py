@@ -105,7 +105,7 @@ def test_no_more_graphs_are_kept_than_said(device: FakeDevice) -> None:
         shapes = [(b, t) for b in range(1, 5) for t in range(1, 8)]
         for axes in shapes:
             session.run(batch(*axes))
-        assert len(device.open) == MOST_GRAPHS + 3, "a stream and two events"
+        assert len(device.open) == MOST_GRAPHS + 5, "a stream and four events"
         contexts = engine.contexts
         session.run(batch(*shapes[-1]))
         assert engine.contexts == contexts
@@ -217,6 +217,7 @@ def test_time_and_memory_on_the_device_are_told(device: FakeDevice) -> None:
         assert session.device_memory() == DeviceMemory(None, 0, 0, process_memory())
         session.run(batch(4, 8))
         assert session.device_ns == 250_000
+        assert session.copied_ns == 750_000, "one copy in, one copy out"
         assert session.device_memory() == DeviceMemory(
             None, 16 * 4 * 8 * 4, 2 * 4 * 8 * 4 * 4, process_memory()
         )
