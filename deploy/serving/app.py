@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from deploy.serving import metrics
-from deploy.serving.description import ANSWERS, ERRORS, INFER, OPEN, TEXT
+from deploy.serving.description import ANSWERS, ERRORS, INFER, OPEN, TEXT, name_models
 from deploy.serving.gate import Gate, enter
 from deploy.serving.protocol import EXTENSIONS, HEADER_LENGTH
 from deploy.serving.refusals import Refusal
@@ -50,6 +50,8 @@ def build_app(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _defect)
     _add_health(app, service)
     _add_models(app, service)
+    describe = app.openapi
+    app.openapi = lambda: name_models(describe(), service.names, VERSION)  # type: ignore[method-assign]
     app.add_middleware(Gate, service=service)
     return app
 
@@ -81,40 +83,54 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def scrape() -> Response:
         return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
-    for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        add = app.get(prefix, summary="Inputs and outputs of a model", **guarded)
-        add(_metadata_route(service))
-        add = app.get(f"{prefix}/ready", summary="Whether a model takes requests", **guarded)
-        add(_ready_route(service))
-        add = app.post(
-            f"{prefix}/infer",
-            summary="Run a model",
-            openapi_extra=INFER,
-            dependencies=guarded["dependencies"],
-            responses=ANSWERS,
-        )
-        add(_infer_route(service))
+    routes = (
+        ("get", "", "Inputs and outputs of a model", _metadata_routes(service), guarded),
+        ("get", "/ready", "Whether a model takes requests", _ready_routes(service), guarded),
+        (
+            "post",
+            "/infer",
+            "Run a model",
+            _infer_routes(service),
+            guarded | {"responses": ANSWERS, "openapi_extra": INFER},
+        ),
+    )
+    for method, path, summary, (latest, versioned), more in routes:
+        for prefix, route in (("", latest), ("/versions/{version}", versioned)):
+            add = getattr(app, method)(
+                f"/v2/models/{{name}}{prefix}{path}", summary=summary, **more
+            )
+            add(route)
 
 
-def _metadata_route(service: Service) -> Callable[..., Awaitable[dict[str, Any]]]:
-    async def metadata(name: str, version: str = VERSION) -> dict[str, Any]:
+Routes = tuple[Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]]
+"""Without a version in the path, and with one: a default would be a parameter of the query."""
+
+
+def _metadata_routes(service: Service) -> Routes:
+    async def metadata(name: str, version: str) -> dict[str, Any]:
         _check_name(service, name, version)
         return service.metadata(name)
 
-    return metadata
+    async def latest(name: str) -> dict[str, Any]:
+        return await metadata(name, VERSION)
+
+    return latest, metadata
 
 
-def _ready_route(service: Service) -> Callable[..., Awaitable[dict[str, Any]]]:
-    async def model_ready(name: str, version: str = VERSION) -> dict[str, Any]:
+def _ready_routes(service: Service) -> Routes:
+    async def model_ready(name: str, version: str) -> dict[str, Any]:
         _check_name(service, name, version)
         _check_ready(service)
         return {"name": name, "ready": True}
 
-    return model_ready
+    async def latest(name: str) -> dict[str, Any]:
+        return await model_ready(name, VERSION)
+
+    return latest, model_ready
 
 
-def _infer_route(service: Service) -> Callable[..., Awaitable[Response]]:
-    async def infer(request: Request, name: str, version: str = VERSION) -> Response:
+def _infer_routes(service: Service) -> Routes:
+    async def infer(request: Request, name: str, version: str) -> Response:
         arrived = time.monotonic()
         _check_name(service, name, version)
         status = 500
@@ -130,7 +146,10 @@ def _infer_route(service: Service) -> Callable[..., Awaitable[Response]]:
             service.metrics.requests.labels(name, str(status)).inc()
             service.metrics.request_s.labels(name).observe(time.monotonic() - arrived)
 
-    return infer
+    async def latest(request: Request, name: str) -> Response:
+        return await infer(request, name, VERSION)
+
+    return latest, infer
 
 
 async def _answer(service: Service, request: Request, name: str, arrived: float) -> Response:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from deploy.serving.protocol import HEADER_LENGTH, MOST_AXES, MOST_TENSORS
 from deploy.serving.tensors import DATATYPES
+
+
+def name_models(schema: dict[str, Any], names: Sequence[str], version: str) -> dict[str, Any]:
+    """Say in an OpenAPI document which models and versions its paths may name.
+
+    Args:
+        schema: As FastAPI makes it; changed.
+        names: Of all models.
+        version: Of each of them.
+    """
+    known = {"name": list(names), "version": [version]}
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["schema"]["enum"] = known[parameter["name"]]
+    return schema
+
 
 _STATUSES = {
     400: "The request is not what the model or the protocol takes.",

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import Path
@@ -25,6 +26,8 @@ from tests.deploy.serving.conftest import Server, serving
 INFER = "/v2/models/m/infer"
 
 LENGTHS = range(3, 19)
+DEADLINE_S = 10.0
+"""What the server promises: by then a request has its answer, or a refusal."""
 
 
 def check_near(found: np.ndarray, expected: np.ndarray) -> None:
@@ -227,6 +230,7 @@ def _hammer(
     """Send mixed lengths, 1 % of them malformed; answers must be those of single runs."""
     memory = "process_resident_memory_bytes"
     watch = server.client()
+    waited: list[float] = []
 
     def ask(seed: int) -> int:
         draw, client = np.random.default_rng(seed), server.client()
@@ -240,7 +244,9 @@ def _hammer(
                 reply = client.ask("POST", INFER, bytes(spoiled), headers)
                 assert reply.status == 400 and reply.error
             else:
+                sent = time.monotonic()
                 found = client.ask("POST", INFER, body, headers).array("logits")
+                waited.append(time.monotonic() - sent)
                 check_near(found, alone[length])
         client.close()
         return malformed
@@ -256,6 +262,9 @@ def _hammer(
     assert rows == clients * each - malformed
     assert 0 < batches < rows, "requests shared batches"
     assert watch.metric(memory) - before[0] < growth_mib * 2**20
+    assert np.percentile(waited, 99) < DEADLINE_S
+    within = watch.metric(f'trueint8_request_seconds_bucket{{le="{DEADLINE_S}",model="m"}}')
+    assert within == watch.metric('trueint8_request_seconds_count{model="m"}')
     assert server.process.poll() is None
 
 
@@ -312,7 +321,7 @@ def test_sigterm_answers_what_was_let_in(classifier: Bundle) -> None:
     assert server.process.returncode == 0 and "Traceback" not in err
 
 
-def test_sigterm_under_load_loses_nothing(classifier: Bundle) -> None:
+def test_sigterm_under_load_loses_nothing_and_it_starts_again(classifier: Bundle) -> None:
     with serving(classifier.path, "--name", "m", "--no-text") as server:
         lost: list[str] = []
         answered = [0] * 8
@@ -343,6 +352,9 @@ def test_sigterm_under_load_loses_nothing(classifier: Bundle) -> None:
             thread.join(60)
     assert not lost
     assert code == 0 and "Traceback" not in err
+    with serving(classifier.path, "--name", "m", "--no-text", "--port", server.port) as again:
+        assert again.port == server.port
+        assert again.client().infer(GOOD).status == 200
 
 
 @pytest.mark.parametrize(
