@@ -34,7 +34,10 @@ from trueint8.errors import RunError, TrueInt8Error
 from trueint8.progress import Advance
 
 _HOME = Path(__file__).resolve().parents[2]
-_SERVE = "from deploy.profiling.worker import serve; serve()"
+_SERVE = (  # this installation before whatever else the parent may have found engines in
+    f"import sys; sys.path.insert(0, {str(_HOME)!r}); "
+    "from deploy.profiling.worker import serve; serve()"
+)
 _RUNS_PER_ROUND = (3, 200)
 
 K = TypeVar("K")
@@ -69,7 +72,6 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, "PYTHONPATH": _search_path()},
         )
 
     @property
@@ -144,11 +146,6 @@ class WorkerProcess:
             assert pipe is not None
             pipe.close()
         self._log.close()
-
-
-def _search_path() -> str:
-    """Return this installation's folder first, then where the parent may have found engines."""
-    return os.pathsep.join([str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _rebuilt(label: str, error: dict[str, str]) -> TrueInt8Error:
