@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import deploy
+from attention.stdlib_text import stdlib_documents
 from deploy.bundle import Bundle, open_bundle
 from deploy.hardware import hardware, package_versions
 from deploy.ledger.accounting import LedgerRequest, account
@@ -46,10 +47,9 @@ def main() -> None:
         bundles = [open_bundle(path) for path in options.bundle]
         for index, model in enumerate(models):
             out = Path(folder) / str(index)
+            data = options.calib_data or _texts(Path(folder) / "texts.txt")
             bundles.append(
-                deploy.build(
-                    model, calib_data=options.calib_data, out=out, engine="openvino,onnxruntime"
-                )
+                deploy.build(model, calib_data=data, out=out, engine="openvino,onnxruntime")
             )
         for bundle in bundles:
             rows += _accounted(bundle, options.rounds)
@@ -62,6 +62,12 @@ def main() -> None:
         "environment": {**hardware(), "versions": package_versions()},
     }
     write_atomically(OUT, json.dumps(document, indent=1) + "\n")
+
+
+def _texts(path: Path) -> Path:
+    """Write the text the reference encoders were trained on, and return where."""
+    path.write_text("\n".join(stdlib_documents("train", max_bytes=100_000)), "utf-8")
+    return path
 
 
 def _accounted(bundle: Bundle, rounds: int) -> list[dict[str, Any]]:
