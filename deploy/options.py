@@ -25,7 +25,6 @@ TOML_TABLE = "tool.trueint8"
 TASK = click.Choice(TASKS)
 
 REQUIRE_SIGNATURE = "require-signature"
-SIGNATURE_VARIABLE = "TRUEINT8_REQUIRE_SIGNATURE"
 _BUNDLES = {"bundle", "bundles", "sides"}
 """Fields that name bundles to load."""
 
@@ -124,14 +123,13 @@ def _signature_option() -> click.Parameter:
     return click.Option(
         [f"--{REQUIRE_SIGNATURE}"],
         metavar="PUBLIC.pem",
-        envvar=SIGNATURE_VARIABLE,
         help="Load bundles only if this Ed25519 key signed them; also set by "
-        f"${SIGNATURE_VARIABLE}, or {REQUIRE_SIGNATURE} in {YAML_FILE} or [{TOML_TABLE}].",
+        f"{REQUIRE_SIGNATURE} in {YAML_FILE} or [{TOML_TABLE}].",
     )
 
 
 def _required_key(given: str | None) -> Path | None:
-    """Return the key given on the line or in the environment, or else that of the folder here."""
+    """Return the key given on the line, or else that of the folder here."""
     if given is not None:
         return Path(given).expanduser()
     found = {path: table.get(REQUIRE_SIGNATURE) for path, _, table in _tables(Path.cwd())}
