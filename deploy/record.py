@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict
+
+from trueint8.errors import DataError
 
 
 class Record(BaseModel):
     """Immutable; an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_line(cls, line: bytes, place: str, schema: str, *, fix: str) -> Self:
+        """Return the record that one line of a file holds.
+
+        Args:
+            line: JSON.
+            place: Where it stands, for the error.
+            schema: Its name and version, for the error.
+            fix: What to do instead.
+
+        Raises:
+            DataError: If it holds anything else.
+        """
+        try:
+            return cls.model_validate(json.loads(line))
+        except (ValueError, RecursionError) as err:  # the latter of JSON that is nested too deep
+            raise DataError(
+                f"{place} is not a {schema} row: {str(err).splitlines()[0]}", fix=fix
+            ) from err

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from deploy.record import Record
 from trueint8.artifacts import write_atomically
@@ -91,14 +90,10 @@ def read_load(path: Path) -> list[LoadRow]:
     fix = "pass a file that `deploy load` wrote"
     if not path.is_file():
         raise DataError(f"no load results at {path}", fix=fix)
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            rows.append(LoadRow.model_validate(json.loads(line)))
-        except (ValueError, ValidationError) as err:
-            raise DataError(
-                f"{path} line {number} is not a {SCHEMA} row: {str(err).splitlines()[0]}", fix=fix
-            ) from err
+    rows = [
+        LoadRow.from_line(line, f"{path} line {number}", SCHEMA, fix=fix)
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+    ]
     if not rows:
         raise DataError(f"{path} holds no rows", fix=fix)
     return rows

@@ -5,7 +5,6 @@ Version 2 adds what the gates look at: parity, overlap, floats, scores, and a bl
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -354,16 +353,11 @@ def read_results(path: Path) -> list[Row]:
     fix = "pass a file that `deploy profile` wrote"
     if not path.is_file():
         raise DataError(f"no results file at {path}", fix=fix)
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(Row.model_validate(json.loads(line)))
-        except (ValueError, RecursionError) as err:
-            raise DataError(
-                f"{path} line {number} is not a {SCHEMA} row: {str(err).splitlines()[0]}", fix=fix
-            ) from err
+    rows = [
+        Row.from_line(line, f"{path} line {number}", SCHEMA, fix=fix)
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+        if line.strip()
+    ]
     if not rows:
         raise DataError(f"{path} holds no rows", fix=fix)
     return rows
