@@ -137,18 +137,29 @@ def _is_loopback(endpoint: Endpoint) -> bool:
         return host == "localhost"
 
 
+_FLAGS = {
+    "first_per_s": "--rate",
+    "most_per_s": "--most-rate",
+    "objective_ms": "--p99-ms",
+    "round_s": "--round-s",
+    "timeout_s": "--timeout",
+}
+"""Of fields that are called otherwise on the command line."""
+
+
 def plan_from(values: Mapping[str, float | int]) -> Plan:
     """Return a plan, refusing values that mean nothing.
 
     Raises:
-        ConfigError: Naming the field.
+        ConfigError: Naming the flag.
     """
     least = {"growth": 1.01, "rounds": 3, "seed": 0}
     for field in dataclasses.fields(Plan):
         floor = least.get(field.name, 1e-3)
         if values[field.name] < floor:
             raise ConfigError(
-                f"{field.name} is {values[field.name]}; expected {floor:g} or more",
+                f"{_FLAGS.get(field.name, f'--{field.name}')} is {values[field.name]}; "
+                f"expected {floor:g} or more",
                 fix="see `deploy load --help`",
             )
     return Plan(**values)  # type: ignore[arg-type]
