@@ -91,10 +91,20 @@ def load_clean(path: Path) -> ir.Model:
             the file's folder.
     """
     proto = _parse(path)
-    _check_tensors(proto, path)
+    data = _check_tensors(proto, path)
     graph = _graph(proto, path)
+    for name, value in graph.graph.initializers.items():
+        value.const_value = _over(data.get(name, b""), value.const_value)
     ir.external_data.set_base_dir(graph.graph, str(path.parent))
     return graph
+
+
+def _over(data: bytes, tensor: ir.TensorProtocol | None) -> ir.TensorProtocol | None:
+    """Return the tensor over bytes already read, which protobuf would copy at every access."""
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT or len(data) < _LARGE_BYTES:
+        return tensor
+    shape = tensor.shape.numpy()
+    return ir.Tensor(np.frombuffer(data, "<f4").reshape(shape), name=tensor.name)
 
 
 def external_files(path: Path) -> list[Path]:
@@ -182,19 +192,32 @@ def _parse(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check_tensors(proto: onnx.ModelProto, path: Path) -> None:
-    """Refuse a tensor whose data are not what its shape says, before any memory is taken for it."""
-    for tensor in _tensors(proto):
-        needed = _needed_bytes(tensor, path)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(tensor, needed, path)
-            continue
-        held, wanted = len(tensor.raw_data), needed
-        if not held:
-            held = max(len(getattr(tensor, field)) for field in _TYPED_DATA)
-            wanted = _typed_values(tensor, needed)
-        if held != wanted:
-            raise _unlike_shape(tensor, f"{held} bytes or values, and it needs {wanted}", path)
+def _check_tensors(proto: onnx.ModelProto, path: Path) -> dict[str, bytes]:
+    """Refuse a tensor whose data are not what its shape says, before any memory is taken for it.
+
+    Returns:
+        The raw bytes of the initializers of the main graph.
+    """
+    data = {tensor.name: _checked_data(tensor, path) for tensor in proto.graph.initializer}
+    for tensor in _inner_tensors(proto):
+        _checked_data(tensor, path)
+    return data
+
+
+def _checked_data(tensor: onnx.TensorProto, path: Path) -> bytes:
+    """Return a tensor's raw bytes, none where its values are elsewhere, if they fit its shape."""
+    needed = _needed_bytes(tensor, path)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        _check_external(tensor, needed, path)
+        return b""
+    data: bytes = tensor.raw_data
+    held, wanted = len(data), needed
+    if not held:
+        held = max(len(getattr(tensor, field)) for field in _TYPED_DATA)
+        wanted = _typed_values(tensor, needed)
+    if held != wanted:
+        raise _unlike_shape(tensor, f"{held} bytes or values, and it needs {wanted}", path)
+    return data
 
 
 def _typed_values(tensor: onnx.TensorProto, needed: int) -> int:
@@ -299,7 +322,12 @@ def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 def _tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Return every tensor of a file, wherever it is."""
-    graphs = [proto.graph]
+    return [*proto.graph.initializer, *_inner_tensors(proto)]
+
+
+def _inner_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Return all but the initializers of the main graph."""
+    graphs: list[onnx.GraphProto] = []
     sparse: list[onnx.SparseTensorProto] = []
     found: list[onnx.TensorProto] = []
     for attribute in (a for node in _nodes(proto) for a in node.attribute):
@@ -309,6 +337,7 @@ def _tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
         sparse += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
     for graph in graphs:
         found += graph.initializer
+    for graph in (proto.graph, *graphs):
         sparse += graph.sparse_initializer
     return found + [part for tensor in sparse for part in (tensor.values, tensor.indices)]
 
