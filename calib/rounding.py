@@ -3,6 +3,8 @@
 With H = E[xᵀx] of the activations that multiply W, the error of a rounded weight costs
 tr(ΔWᵀ·H·ΔW). Input channels are rounded in falling order of H's diagonal; the error of each is
 moved into the channels not yet rounded by the row of the Cholesky factor of H⁻¹ that belongs to it.
+An output channel that this serves worse than rounding to nearest, which happens where activations
+span few directions, is rounded to nearest.
 
 References:
     Frantar et al. 2022, GPTQ, arXiv:2210.17323 (there for 3 and 4 bits, weights alone).
@@ -13,6 +15,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
@@ -72,54 +76,75 @@ def rounded_weights(
     """
     found = {}
     for tensors, matrix in matrices:
-        factor, order = inverse_factor(matrix)
+        moments = SecondMoments.of(matrix)
         for name, (value, activations) in readers.items():
             if activations == tensors:
                 weight = weight_array(value)
                 _, params = quantize_weight(weight, 1, how, name=name)
-                found[name] = round_weight(weight, params, factor, order, how.scheme.levels), params
+                found[name] = round_weight(weight, params, moments, how.scheme.levels), params
     return found
 
 
-def inverse_factor(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return U, upper, with UᵀU = (H + damping)⁻¹ in the order of rounding; and that order.
+@dataclass(frozen=True, slots=True)
+class SecondMoments:
+    """H with its rows and columns in the order of rounding.
 
-    Args:
-        matrix: H, (C, C) float64, positive semidefinite.
-
-    Returns:
-        U (C, C) float32, each row divided by its diagonal element; the order (C,).
+    Attributes:
+        matrix: H, (C, C) float64.
+        factor: U, upper, (C, C) float32, with UᵀU = (H + damping)⁻¹ but for each row, divided by
+            its diagonal element.
+        order: (C,), the input channels.
     """
-    diagonal = np.diag(matrix)
-    order = np.argsort(-diagonal, kind="stable")
-    least = DAMPING * float(diagonal.mean()) or 1.0
-    damped = matrix[np.ix_(order, order)] + least * np.eye(len(matrix))
-    # (PHP)⁻¹ = LLᵀ of the inverse; its upper factor is the transpose
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-    return (upper / np.diag(upper)[:, None]).astype(np.float32), order
+
+    matrix: np.ndarray
+    factor: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, matrix: np.ndarray) -> Self:
+        """Factor H, (C, C) float64, positive semidefinite."""
+        diagonal = np.diag(matrix)
+        order = np.argsort(-diagonal, kind="stable")
+        least = DAMPING * float(diagonal.mean()) or 1.0
+        ordered = matrix[np.ix_(order, order)]
+        # (PHP)⁻¹ = LLᵀ of the inverse; its upper factor is the transpose
+        upper = np.linalg.cholesky(np.linalg.inv(ordered + least * np.eye(len(matrix)))).T
+        return cls(ordered, (upper / np.diag(upper)[:, None]).astype(np.float32), order)
+
+    def costs(self, off: np.ndarray) -> np.ndarray:
+        """Return what errors of rounding, (C, N), cost each output channel, (N,) float64."""
+        found: np.ndarray = (off * (self.matrix @ off)).sum(axis=0)
+        return found
 
 
 def round_weight(
-    weight: np.ndarray, params: QuantParams, factor: np.ndarray, order: np.ndarray, levels: int
+    weight: np.ndarray, params: QuantParams, moments: SecondMoments, levels: int
 ) -> np.ndarray:
     """Return the integers of a weight.
 
     Args:
         weight: (C, N) float32.
         params: Scales, (N,) or ().
-        factor: As :func:`inverse_factor` returns.
-        order: The same.
+        moments: Of the activations that it is multiplied by.
         levels: Largest integer.
 
     Returns:
         (C, N), int8 up to 8 bits and int16 beyond.
     """
     scale = np.broadcast_to(params.scale, weight.shape[1:]).astype(np.float32)
-    steps = np.ascontiguousarray((weight / scale)[order], np.float32)
-    starts = range(0, weight.shape[1], _COLUMNS)
+    steps = (weight / scale)[moments.order].astype(np.float32)
+
+    def rounded(start: int) -> np.ndarray:
+        part = np.ascontiguousarray(steps[:, start : start + _COLUMNS])
+        nearest = np.clip(np.rint(part), -levels, levels)
+        chosen = round_in_turn(part.copy(), moments.factor, levels)
+        better = moments.costs(chosen - part) < moments.costs(nearest - part)
+        best: np.ndarray = np.where(better, chosen, nearest)
+        return best
+
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        parts = [np.ascontiguousarray(steps[:, s : s + _COLUMNS]) for s in starts]
-        done = list(threads.map(lambda part: round_in_turn(part, factor, levels), parts))
+        done = list(threads.map(rounded, range(0, weight.shape[1], _COLUMNS)))
     integers = np.empty_like(steps)
-    integers[order] = np.concatenate(done, axis=1)
-    return integers.astype(np.int8 if levels < 128 else np.int16)
+    integers[moments.order] = np.concatenate(done, axis=1)
+    whole: np.ndarray = integers.astype(np.int8 if levels < 128 else np.int16)
+    return whole

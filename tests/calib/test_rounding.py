@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from calib import covariance
@@ -13,7 +13,7 @@ from calib.collector import observe
 from calib.covariance import covariances
 from calib.placement import Placement, place_qdq
 from calib.qdq import insert_qdq
-from calib.rounding import inverse_factor, readers_of_weights, round_weight, rounded_weights
+from calib.rounding import SecondMoments, readers_of_weights, round_weight, rounded_weights
 from calib.schemes import Range, params_of_range
 from calib.stats import TensorStats
 from calib.weights import WeightScheme, quantize_weight
@@ -43,8 +43,9 @@ def correlated(seed: int, width: int, tokens: int = 500) -> np.ndarray:
 
 
 @settings(deadline=None)
+@example(seed=115, width=3, bits_off=1)  # two directions for three channels
 @given(seed=st.integers(0, 1000), width=st.integers(3, 40), bits_off=st.integers(0, 5))
-def test_the_error_of_the_product_is_never_worse_than_rounding_to_nearest_by_much(
+def test_the_error_of_the_product_is_never_worse_than_that_of_rounding_to_nearest(
     seed: int, width: int, bits_off: int
 ) -> None:
     weight, moments, levels = normal(seed, width, 5), correlated(seed, width), 127 >> bits_off
@@ -52,18 +53,18 @@ def test_the_error_of_the_product_is_never_worse_than_rounding_to_nearest_by_muc
     scale = params.scale * 127 / levels
     params = type(params)(scale.astype(np.float32))
     nearest = np.clip(np.rint(weight / scale), -levels, levels)
-    factor, order = inverse_factor(moments)
-    chosen = round_weight(weight, params, factor, order, levels)
+    chosen = round_weight(weight, params, SecondMoments.of(moments), levels)
     assert abs(chosen).max() <= levels
     assert abs(chosen - weight / scale).max() < 2 * levels
-    assert cost(weight, chosen * scale, moments) <= 1.1 * cost(weight, nearest * scale, moments)
+    best = cost(weight, nearest * scale, moments)
+    assert cost(weight, chosen * scale, moments) <= best * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_correlated_channels_make_up_for_each_other(seed: int) -> None:
     weight, moments = normal(seed, 48, 16), correlated(seed, 48)
     integers, params = quantize_weight(weight, 1)
-    chosen = round_weight(weight, params, *inverse_factor(moments), 127)
+    chosen = round_weight(weight, params, SecondMoments.of(moments), 127)
     assert cost(weight, chosen * params.scale, moments) < 0.5 * cost(
         weight, integers * params.scale, moments
     )
@@ -72,14 +73,14 @@ def test_correlated_channels_make_up_for_each_other(seed: int) -> None:
 def test_channels_that_do_not_correlate_are_rounded_to_nearest() -> None:
     weight = normal(0, 12, 4)
     integers, params = quantize_weight(weight, 1)
-    chosen = round_weight(weight, params, *inverse_factor(np.diag(np.arange(12.0))), 127)
+    chosen = round_weight(weight, params, SecondMoments.of(np.diag(np.arange(12.0))), 127)
     assert np.array_equal(chosen, integers) and chosen.dtype == np.int8
 
 
 def test_activations_that_are_always_zero_change_nothing() -> None:
     weight = normal(1, 6, 3)
     integers, params = quantize_weight(weight, 1)
-    chosen = round_weight(weight, params, *inverse_factor(np.zeros((6, 6))), 127)
+    chosen = round_weight(weight, params, SecondMoments.of(np.zeros((6, 6))), 127)
     assert np.array_equal(chosen, integers)
 
 
