@@ -23,9 +23,11 @@ answered; latency counts from when a request was due, and one without an answer 
 Rates rise by --growth until the 99th percentile is above --p99-ms. The mean batch, the wait in the
 queue and the time of an execution come from the server's own metrics (deploy serve, Triton).
 
-With several URLs the servers are loaded in turn at the same rates with the same arrivals, and each
-is compared with the first: float and INT8 of a bundle, behind one program on one machine. Results
-of `deploy profile` put the speed-up without a server beside it.
+A URL is a server's, http://HOST:PORT, or one model's of it, http://HOST:PORT/v2/models/NAME. With
+several they are loaded in turn at the same rates with the same arrivals, and each is compared with
+the first: float and INT8 of a bundle, behind two servers or behind one. --results, a file of
+`deploy profile`, puts the speed-up without a server beside it; Triton does not say what its models
+are, so there it needs --repo too, the repository that Triton serves.
 
 perf_analyzer, where it is on PATH and the server is Triton, measures the highest rate that held.
 
@@ -34,6 +36,7 @@ Examples:
   deploy load http://127.0.0.1:8000 --p99-ms 50
   deploy load http://127.0.0.1:8000 --model bert-int8-text --data texts.txt
   deploy load http://127.0.0.1:8001 http://127.0.0.1:8000 --results results.jsonl -o load.jsonl
+  deploy load localhost:8000/v2/models/bert-float localhost:8000/v2/models/bert-int8 --repo repo
   deploy report results.jsonl --load load.jsonl -o report.html
 """
 
@@ -44,7 +47,7 @@ class LoadOptions:
 
     urls: tuple[str, ...] = argument((), metavar="URL...", many=True)
     out: str = option("load.jsonl", short="-o", help="Results file, one JSON object per line.")
-    model: str | None = option(help="Which model.  [default: the first that the server lists]")
+    model: str | None = option(help="Model of URLs that name none.  [default: the first that the server lists]")
     data: str | None = option(
         help="Lines to send, .txt or .jsonl as for `deploy run`.  [default: drawn]"
     )
@@ -58,8 +61,11 @@ class LoadOptions:
     round_s: float = option(3.0, type=float, help="Aim for one round, in seconds.")
     timeout: float = option(10.0, type=float, help="A request is given up after so many seconds.")
     metrics_url: tuple[str, ...] = option(
-        help="Where the metrics are, once per URL.  [default: URL/metrics]", many=True
+        help="Where the server's counters are, once per URL, or once if all URLs are of one server;"
+        " Triton's are at port 8002.  [default: /metrics of each]",
+        many=True,
     )
+    repo: str | None = option(help="Repository of `deploy package` that Triton serves.")
     token_file: str | None = option(help="File with the token that the servers want.")
     results: str | None = option(help="Results of `deploy profile`, for the offline speed-up.")
     no_perf_analyzer: bool = option(False, type=bool, help="Do not run perf_analyzer.")
@@ -127,6 +133,7 @@ def _request(options: LoadOptions) -> LoadRequest:
         asked=Asked(data, options.rows, options.seq_len, options.seed),
         plan=plan,
         second_opinion=not options.no_perf_analyzer,
+        repository=Path(options.repo) if options.repo else None,
     )
 
 

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ PACKAGES = (
     "click", "ml_dtypes", "numba", "onnx", "onnx-ir", "onnxscript", "psutil", "pydantic", "rich",
     "safetensors", "scipy",
 )  # fmt: skip
+Start = Callable[..., Any]
 STARTS_WITHIN_S = 90.0
 INSTALLS_WITHIN_S = 400
 
@@ -84,7 +85,14 @@ def _free_ports(count: int) -> list[int]:
 class Server:
     """One process."""
 
-    def __init__(self, packages: Path, backends: Path, repository: Path, log: Path) -> None:
+    def __init__(
+        self,
+        packages: Path,
+        backends: Path,
+        repository: Path,
+        log: Path,
+        flags: Sequence[str] = (),
+    ) -> None:
         self.http, self.grpc, self.metrics = _free_ports(3)
         self.log = log
         server = packages / "pytriton" / "tritonserver"
@@ -106,6 +114,7 @@ class Server:
                     "--allow-gpu-metrics=false",
                     *local,
                     *ports,
+                    *flags,
                 ],
                 env={**os.environ, **found},
                 cwd=log.parent,
