@@ -47,7 +47,9 @@ class LoadOptions:
 
     urls: tuple[str, ...] = argument((), metavar="URL...", many=True)
     out: str = option("load.jsonl", short="-o", help="Results file, one JSON object per line.")
-    model: str | None = option(help="Model of URLs that name none.  [default: the first that the server lists]")
+    model: str | None = option(
+        help="Model of URLs that name none.  [default: the first that the server lists]"
+    )
     data: str | None = option(
         help="Lines to send, .txt or .jsonl as for `deploy run`.  [default: drawn]"
     )

@@ -134,9 +134,7 @@ async def _with_opinion(
     progress: Progress,
 ) -> LoadRow:
     """Ask perf_analyzer at the highest rate that a server sustained."""
-    target = next(
-        t for t in targets if (t.endpoint.url, t.endpoint.model) == (row.url, row.model)
-    )
+    target = next(t for t in targets if (t.endpoint.url, t.endpoint.model) == (row.url, row.model))
     (own,) = [s for s in sustained(rows) if row in s.rows]
     if row.rate_per_s != own.held_per_s:
         return row

@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
+
 def _url_flags(server: Server) -> list[str]:
     return [word for url in server.urls for word in ("--url", url)]
 
