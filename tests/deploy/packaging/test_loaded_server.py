@@ -9,7 +9,7 @@ import pytest
 from deploy.bundle import Bundle
 from deploy.loading.rows import read_load
 from deploy.profiling.results import write_results
-from tests.deploy.packaging.tritonserver import Server
+from tests.deploy.packaging.tritonserver import Server, environment, perf_analyzer
 from tests.deploy.running import run_here
 from tests.reporting.synthetic import synthetic_latency, synthetic_row
 
@@ -93,3 +93,25 @@ def test_what_the_server_does_not_tell_is_told_of(server: Server, tmp_path: Path
     (row,) = read_load(tmp_path / "a.jsonl")
     assert row.server.mean_batch is None and row.about == {}
     assert row.label == f"int8 at {server.urls[0]}"
+
+
+def test_perf_analyzer_measures_the_same_server(
+    server: Server,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The program itself: both clients see that a request waits 20 ms for a batch."""
+    cache = Path(request.config.cache.mkdir("tritonserver"))
+    monkeypatch.setenv("PATH", str(perf_analyzer(environment(cache), cache)), prepend=":")
+    out = tmp_path / "load.jsonl"
+    rates = ("--rate", 100, "--most-rate", 100, "--p99-ms", 2000)
+    ended = run_here("load", _model(server, "int8"), *_metrics(server), *rates, *QUICK, "-o", out)
+    assert ended.code == 0, ended.err
+    (row,) = read_load(out)
+    other = row.perf_analyzer
+    assert other is not None, ended.err
+    assert other["rate_per_s"] == 100 and 50 < other["inferences_per_s"] < 150
+    ours = ended.json["servers"][0]["rates"][0]["p50_ms"]["value"]
+    assert min(ours, other["p50_us"] / 1e3) > 10
+    assert other["p50_us"] <= other["p90_us"] <= other["p95_us"] <= other["p99_us"]
