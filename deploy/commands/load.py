@@ -20,8 +20,10 @@ HELP = """Load a server of the Open Inference Protocol v2 (HTTP) until its 99th 
 
 Requests are due at the times of a Poisson process and are sent whether or not earlier ones were
 answered; latency counts from when a request was due, and one without an answer counts as --timeout.
-Rates rise by --growth until the 99th percentile is above --p99-ms. The mean batch, the wait in the
-queue and the time of an execution come from the server's own metrics (deploy serve, Triton).
+Rates rise by --growth until the 99th percentile is above --p99-ms: what the server holds is between
+the last two. A rate takes --rounds times --round-s for each URL, longer where that would be too few
+requests for the percentile. The mean batch, the wait in the queue and the time of an execution come
+from the server's own metrics (deploy serve, Triton).
 
 A URL is a server's, http://HOST:PORT, or one model's of it, http://HOST:PORT/v2/models/NAME. With
 several they are loaded in turn at the same rates with the same arrivals, and each is compared with
@@ -51,11 +53,12 @@ class LoadOptions:
         help="Model of URLs that name none.  [default: the first that the server lists]"
     )
     data: str | None = option(
-        help="Lines to send, .txt or .jsonl as for `deploy run`.  [default: drawn]"
+        help="Lines to send, as for `deploy run`: .jsonl with every input, or .txt to models of "
+        "texts.  [default: drawn]"
     )
     rows: int = option(1, type=click.IntRange(1), help="Rows of a drawn request.")
     seq_len: int = option(32, type=click.IntRange(1), help="Tokens of a drawn row.")
-    p99_ms: float = option(100.0, type=float, help="What the 99th percentile may be.")
+    p99_ms: float = option(100.0, type=float, help="What the 99th percentile of latency may be.")
     rate: float = option(10.0, type=float, help="First rate, requests per second.")
     growth: float = option(1.5, type=float, help="Each rate is so many times the one before.")
     most_rate: float = option(10_000.0, type=float, help="No rate is above it.")
@@ -67,7 +70,9 @@ class LoadOptions:
         " Triton's are at port 8002.  [default: /metrics of each]",
         many=True,
     )
-    repo: str | None = option(help="Repository of `deploy package` that Triton serves.")
+    repo: str | None = option(
+        help="Repository that Triton serves: says which bundle, engine and graph its models are."
+    )
     token_file: str | None = option(help="File with the token that the servers want.")
     results: str | None = option(help="Results of `deploy profile`, for the offline speed-up.")
     no_perf_analyzer: bool = option(False, type=bool, help="Do not run perf_analyzer.")

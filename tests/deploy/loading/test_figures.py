@@ -207,6 +207,12 @@ def test_other_files_of_perf_analyzer_are_refused() -> None:
         perf_analyzer.read_csv("Concurrency,p99 latency\n1,2\n")
 
 
+def test_the_second_opinion_stands_beside_ours() -> None:
+    row = load_row(10, 8, **A, perf_analyzer={"p50_us": 2500.0, "p99_us": 7250.0})
+    (_, line, *_) = summary_lines([row], [])
+    assert "perf_analyzer at 10/s: p50 2.5 ms, p99 7.25 ms" in line and "[MEASURED]" in line
+
+
 def test_a_row_says_what_is_served() -> None:
     assert load_row(10, 1, **A).label == "b openvino FP32"
     assert load_row(10, 1, **B).label == "b openvino INT8"
