@@ -54,6 +54,11 @@ def summary_lines(rows: Sequence[LoadRow], results: Sequence[Row]) -> list[str]:
     ]
     for served in served_speed_ups(rows, results):
         lines += [f"{line} [MEASURED]" for line in served_lines(served)]
+        if results and served.offline is None:
+            lines.append(
+                f"the results hold no latency of both {served.baseline} and {served.candidate}; "
+                "which bundle they are, Triton's models say with --repo only"
+            )
     if rows and rows[0].environment.get("same_machine"):
         lines.append("client and servers share this machine; the client takes processor time too")
     return lines

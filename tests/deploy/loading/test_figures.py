@@ -69,6 +69,9 @@ def test_served_and_offline_speed_up() -> None:
     assert found.offline is not None and found.offline.value == pytest.approx(1.5)
     (without,) = served_speed_ups(rows, [float_row])
     assert without.offline is None
+    told = "\n".join(summary_lines(rows, [float_row]))
+    assert "hold no latency of both" in told and "--repo" in told
+    assert "--repo" not in "\n".join(summary_lines(rows, []))
     lines = "\n".join(summary_lines(rows, [float_row, int8_row]))
     assert "b openvino INT8 against b openvino FP32: sustained rate between 1.00 and 4.00" in lines
     assert "offline 1.50" in lines and "share this machine" in lines

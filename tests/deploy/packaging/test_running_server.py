@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import helper
 
 from deploy.bundle import Bundle
 from deploy.packaging import server as told
-from deploy.packaging.checking import _intermediate
+from deploy.packaging.checking import _formats, _intermediate
 from deploy.packaging.record import read_record
 from deploy.packaging.releases import RELEASES
 from deploy.packaging.server import Server, asked_server
@@ -153,6 +155,16 @@ def test_an_ir_later_than_the_servers_openvino_is_found(every_engine: Path) -> N
     assert f"of OpenVINO {own}, and the server has 2024.1.0" in problem
     (unknown,) = _intermediate(record, "")
     assert unknown.startswith("?") and "--server-version openvino=" in unknown
+
+
+def test_a_graph_later_than_the_servers_formats_is_found(tmp_path: Path) -> None:
+    file, old = tmp_path / "model.onnx", RELEASES["24.10"]
+    graph = helper.make_graph([], "g", [], [])
+    for opset, version, found in ((21, 10, 0), (23, 10, 1), (21, 11, 1), (23, 11, 2)):
+        opsets = [helper.make_opsetid("", opset)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=version), str(file))
+        problems = list(_formats(file, old))
+        assert len(problems) == found and all("Triton 24.10 reads" in p for p in problems)
 
 
 @pytest.mark.triton
