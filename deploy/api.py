@@ -12,7 +12,7 @@ from deploy.compatibility import check_engine, missing_here
 from deploy.engines import ENGINES
 from deploy.hardware import default_threads
 from deploy.sessions import Configuration, Engine, Precision, Session, int8_configuration
-from trueint8.errors import ConfigError, RunError
+from trueint8.errors import ConfigError, IntegrityError, RunError
 from trueint8.progress import Progress, Silence
 
 if TYPE_CHECKING:
@@ -135,11 +135,21 @@ def configuration_of(
 def open_engine(
     bundle: Bundle, name: str, configuration: Configuration, threads: int | None
 ) -> Session:
-    """Open an engine of a verified bundle, of which :func:`configuration_of` has said how."""
+    """Open an engine of a verified bundle, of which :func:`configuration_of` has said how.
+
+    Raises:
+        IntegrityError: If a file was changed since it was verified.
+    """
     chosen: Engine = ENGINES.load(name)
     whole = configuration.graph == "float" and not chosen.runs_checkpoint
     target = bundle.float_graph if whole else bundle.engine_folder(name)
-    return chosen.open(target, configuration, bundle.running(name, threads or default_threads()))
+    session = chosen.open(target, configuration, bundle.running(name, threads or default_threads()))
+    try:
+        bundle.check_unchanged()
+    except IntegrityError:
+        session.close()
+        raise
+    return session
 
 
 def profile(

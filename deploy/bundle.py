@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from deploy.bundle_files import REBUILD, check_files, read_plain
+from deploy.bundle_files import REBUILD, Identity, check_files, check_same, read_plain
 from deploy.engine_options import EngineOptions
 from deploy.manifest import FileEntry, Manifest
 from deploy.sessions import Running, shapes_from_plain
@@ -38,6 +39,17 @@ class Bundle:
     manifest: Manifest
     sha256: str
     """Of the manifest, which holds the hashes of all other files."""
+
+    hashed: Mapping[str, Identity] = field(default_factory=dict, repr=False, compare=False)
+    """Of the files when they were hashed; empty for a bundle that this process made."""
+
+    def check_unchanged(self) -> None:
+        """Refuse what was opened from the bundle by name, if it was changed since it was hashed.
+
+        Raises:
+            IntegrityError: Naming the file.
+        """
+        check_same(self.path, self.hashed)
 
     @property
     def float_graph(self) -> Path:
@@ -103,8 +115,8 @@ def open_bundle(path: Path, *, require_signature: Path | None = None) -> Bundle:
     if public is not None:
         check_signature(raw, path, public)
     manifest = _parsed(path, raw)
-    check_files(path, manifest.files, (MANIFEST, MANIFEST_HASH), (SIGNATURE,))
-    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    hashed = check_files(path, manifest.files, (MANIFEST, MANIFEST_HASH), (SIGNATURE,))
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), hashed)
 
 
 def read_manifest(path: Path) -> bytes:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from deploy.manifest import FileEntry
 from trueint8.errors import IntegrityError
@@ -13,12 +14,26 @@ from trueint8.errors import IntegrityError
 REBUILD = "build it again with --force, or copy it again from where it came"
 
 
+class Identity(NamedTuple):
+    """What of a file changes whenever it is written, replaced or moved, as the system keeps it."""
+
+    inode: int
+    size: int
+    written_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Identity:
+        """Return that of a file."""
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 def check_files(
     folder: Path,
     listed: Mapping[str, FileEntry],
     needed: Collection[str],
     allowed: Collection[str],
-) -> None:
+) -> dict[str, Identity]:
     """Refuse a folder that is not what a manifest lists.
 
     Args:
@@ -26,6 +41,9 @@ def check_files(
         listed: By name relative to it.
         needed: What must be there too, of any content.
         allowed: What may be there too.
+
+    Returns:
+        Of each listed file, that of the bytes which were hashed.
 
     Raises:
         IntegrityError: If a file is missing, changed or not listed, or if there is a link, a
@@ -43,9 +61,29 @@ def check_files(
     for name, entry in listed.items():
         if _lstat(folder / name).st_size != entry.bytes:
             raise _changed(folder, name)
+    hashed = {}
     for name, entry in listed.items():
-        if _sha256(folder / name) != entry.sha256:
+        sha256, hashed[name] = _hashed(folder / name)
+        if sha256 != entry.sha256:
             raise _changed(folder, name)
+    return hashed
+
+
+def check_same(folder: Path, hashed: Mapping[str, Identity]) -> None:
+    """Refuse a folder if a file is another, or was written or moved, since it was hashed.
+
+    Engines open files by name, some of them several or in memory that they map. So the bytes that
+    were hashed are not handed over; instead nothing may have touched them when the engine is done.
+
+    Raises:
+        IntegrityError: Naming the file.
+    """
+    for name, identity in hashed.items():
+        if Identity.of(_lstat(folder / name)) != identity:
+            raise IntegrityError(
+                f"{folder}: {name} was changed while it was opened",
+                fix="keep bundles where only their owner writes; if you did, open it again",
+            )
 
 
 def read_plain(file: Path, *, most: int) -> bytes:
@@ -93,10 +131,11 @@ def _contents(folder: Path) -> tuple[set[str], set[str]]:
     return files, folders
 
 
-def _sha256(file: Path) -> str:
+def _hashed(file: Path) -> tuple[str, Identity]:
     try:
         with os.fdopen(os.open(file, _PLAIN), "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            identity = Identity.of(os.fstat(stream.fileno()))
+            return hashlib.file_digest(stream, "sha256").hexdigest(), identity
     except OSError as err:
         raise _unreadable(file, err) from err
 

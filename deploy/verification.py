@@ -97,6 +97,7 @@ def _verified(bundle: Bundle, name: str, golden: Golden) -> EngineCheck:
         bundle.engine_folder(name), configuration, bundle.running(name, default_threads())
     )
     with closing(session):
+        bundle.check_unchanged()
         outputs = run_golden(session.run, golden.inputs, bundle.manifest)
     return compare_golden(
         name, bundle.manifest, bundle.manifest.engines[name].graph, configuration, golden, outputs

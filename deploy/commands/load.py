@@ -20,12 +20,16 @@ HELP = """Load a server of the Open Inference Protocol v2 (HTTP) until its 99th 
 
 Requests are due at the times of a Poisson process and are sent whether or not earlier ones were
 answered; latency counts from when a request was due, and one without an answer counts as --timeout.
-Rates rise by --growth until the 99th percentile is above --p99-ms. The mean batch, the wait in the
-queue and the time of an execution come from the server's own metrics (deploy serve, Triton).
+Rates rise by --growth until the 99th percentile is above --p99-ms: what the server holds is between
+the last two. A rate takes --rounds times --round-s for each URL, longer where that would be too few
+requests for the percentile. The mean batch, the wait in the queue and the time of an execution come
+from the server's own metrics (deploy serve, Triton).
 
-With several URLs the servers are loaded in turn at the same rates with the same arrivals, and each
-is compared with the first: float and INT8 of a bundle, behind one program on one machine. Results
-of `deploy profile` put the speed-up without a server beside it.
+A URL is a server's, http://HOST:PORT, or one model's of it, http://HOST:PORT/v2/models/NAME. With
+several they are loaded in turn at the same rates with the same arrivals, and each is compared with
+the first: float and INT8 of a bundle, behind two servers or behind one. --results, a file of
+`deploy profile`, puts the speed-up without a server beside it; Triton does not say what its models
+are, so there it needs --repo too, the repository that Triton serves.
 
 perf_analyzer, where it is on PATH and the server is Triton, measures the highest rate that held.
 
@@ -34,6 +38,7 @@ Examples:
   deploy load http://127.0.0.1:8000 --p99-ms 50
   deploy load http://127.0.0.1:8000 --model bert-int8-text --data texts.txt
   deploy load http://127.0.0.1:8001 http://127.0.0.1:8000 --results results.jsonl -o load.jsonl
+  deploy load localhost:8000/v2/models/bert-float localhost:8000/v2/models/bert-int8 --repo repo
   deploy report results.jsonl --load load.jsonl -o report.html
 """
 
@@ -44,13 +49,16 @@ class LoadOptions:
 
     urls: tuple[str, ...] = argument((), metavar="URL...", many=True)
     out: str = option("load.jsonl", short="-o", help="Results file, one JSON object per line.")
-    model: str | None = option(help="Which model.  [default: the first that the server lists]")
+    model: str | None = option(
+        help="Model of URLs that name none.  [default: the first that the server lists]"
+    )
     data: str | None = option(
-        help="Lines to send, .txt or .jsonl as for `deploy run`.  [default: drawn]"
+        help="Lines to send, as for `deploy run`: .jsonl with every input, or .txt to models of "
+        "texts.  [default: drawn]"
     )
     rows: int = option(1, type=click.IntRange(1), help="Rows of a drawn request.")
     seq_len: int = option(32, type=click.IntRange(1), help="Tokens of a drawn row.")
-    p99_ms: float = option(100.0, type=float, help="What the 99th percentile may be.")
+    p99_ms: float = option(100.0, type=float, help="What the 99th percentile of latency may be.")
     rate: float = option(10.0, type=float, help="First rate, requests per second.")
     growth: float = option(1.5, type=float, help="Each rate is so many times the one before.")
     most_rate: float = option(10_000.0, type=float, help="No rate is above it.")
@@ -58,7 +66,12 @@ class LoadOptions:
     round_s: float = option(3.0, type=float, help="Aim for one round, in seconds.")
     timeout: float = option(10.0, type=float, help="A request is given up after so many seconds.")
     metrics_url: tuple[str, ...] = option(
-        help="Where the metrics are, once per URL.  [default: URL/metrics]", many=True
+        help="Where the server's counters are, once per URL, or once if all URLs are of one server;"
+        " Triton's are at port 8002.  [default: /metrics of each]",
+        many=True,
+    )
+    repo: str | None = option(
+        help="Repository that Triton serves: says which bundle, engine and graph its models are."
     )
     token_file: str | None = option(help="File with the token that the servers want.")
     results: str | None = option(help="Results of `deploy profile`, for the offline speed-up.")
@@ -127,6 +140,7 @@ def _request(options: LoadOptions) -> LoadRequest:
         asked=Asked(data, options.rows, options.seq_len, options.seed),
         plan=plan,
         second_opinion=not options.no_perf_analyzer,
+        repository=Path(options.repo) if options.repo else None,
     )
 
 

@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 HELP = """Add bundles to a Triton model repository, or write a repository's KServe manifest.
 
-Each bundle becomes a model with its configuration, warm-up, golden inputs, manifest and hashes; a
-classifier or encoder with a tokenizer also NAME-text, an ensemble that takes texts. Versions are
-added whole and never replaced. `deploy verify REPO` checks the repository, and with --url a server.
+Each bundle becomes a model NAME that takes tensors, with its configuration, warm-up, golden inputs,
+manifest and hashes. A classifier or encoder with a tokenizer also becomes an ensemble that takes
+texts, called the same with -text behind it. Versions are added whole and never replaced, also while
+a server serves the repository.
+
+Then: `tritonserver --model-repository=REPO`, which takes a later version at a restart, or by itself
+with --model-control-mode=poll. `deploy verify REPO` checks the repository, and with --url the
+server.
 
 \b
 Examples:
@@ -34,7 +39,9 @@ class PackageOptions:
 
     bundle: tuple[str, ...] = argument((), metavar="BUNDLE...", many=True)
     target: str = option("triton", type=click.Choice(["triton", "kserve"]), help="What to write.")
-    out: str | None = option(short="-o", help="The repository, or the manifest's file.")
+    out: str | None = option(
+        short="-o", help="The repository, made if there is none; or the manifest's file."
+    )
     engine: str | None = option(help="Which engine.  [default: the bundle's first]")
     graph: str = option("int8", type=click.Choice(["int8", "float"]), help="Which graph.")
     backend: str = option(
@@ -46,10 +53,16 @@ class PackageOptions:
     version: int | None = option(
         type=click.IntRange(1), help="Number of the version.  [default: one more than the last]"
     )
-    triton: str = option("26.09", help="Release of Triton that will read it.")
+    triton: str = option(
+        "26.09",
+        help="Release of Triton that will read it: 24.10, 25.02 or 26.09; of others the "
+        "nearest earlier one.",
+    )
     instances: int = option(1, type=click.IntRange(1), help="Instances of each model.")
     batch_delay_ms: float = option(
-        0.0, type=click.FloatRange(0, 1000), help="How long a batch may wait for more requests."
+        0.0,
+        type=click.FloatRange(0, 1000),
+        help="How long a batch may wait for more requests.  [default: not at all]",
     )
     no_text: bool = option(False, type=bool, help="Add no ensemble that takes texts.")
     storage_uri: str | None = option(help="KServe: where the repository lies.")
@@ -84,6 +97,10 @@ def run(options: PackageOptions) -> None:
     elif not options.quiet:
         for packaged in found:
             _print(packaged)
+        click.echo(
+            f"serve it: tritonserver --model-repository={options.out}; "
+            f"then: deploy verify {options.out} --url http://HOST:8000"
+        )
 
 
 def _package(options: PackageOptions) -> list[Packaged]:

@@ -118,6 +118,7 @@ def _opened(options: RunOptions, source: Path, out: Path) -> tuple[Session, Inte
     model = serve_model(bundle, session, max_batch=None, max_tokens=None)
     plain = source.suffix == ".txt"
     interpreter = Interpreter(model, text_model(bundle, model), plain, options.truncate)
+    bundle.check_unchanged()
     asked = Asked(
         bundle_sha256=bundle.sha256,
         engine=name,

@@ -128,6 +128,7 @@ def _service(options: ServeOptions) -> Service:
         request_bytes=options.max_request_kib * 1024,
     )
     texts = None if options.no_text else text_model(bundle, model)
+    bundle.check_unchanged()
     about = {
         "bundle": bundle.path.resolve().name,
         "bundle_sha256": bundle.sha256,

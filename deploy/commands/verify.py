@@ -19,7 +19,9 @@ HELP = """Run the golden inputs on every engine of a bundle that runs here, and 
 
 With a model repository in place of a bundle, its configurations are compared with the graphs and
 engines in it: names, types, ranks, hashes, versions. With --url the golden inputs of a bundle or
-repository are sent to a running server and its answers are compared.
+repository are sent to a running server and its answers are compared; before that, Triton's version
+and GPUs, as far as it tells them, are compared with what the repository needs. What it does not
+tell is listed as not checked, with the flag that would.
 
 Hashes, and whether the files fit this machine, are checked first. An INT8 engine passes if the SQNR
 of its outputs to the simulated ones is at least that of the simulated to the float ones plus 6 dB,
@@ -53,9 +55,17 @@ class VerifyOptions:
         "int8", type=click.Choice(["int8", "float"]), help="Of a bundle: which graph is served."
     )
     server_version: tuple[str, ...] = option(
-        many=True, help="Of a repository: what the server has, such as tensorrt=10.13.3."
+        many=True,
+        help="Of a repository: version of an engine's library in the server, such as "
+        "tensorrt=10.13.3.  [default: as the release of the server has it]",
     )
-    server_gpu: str | None = option(help="Of a repository: the server's GPU, such as 8.9.")
+    server_gpu: str | None = option(
+        help="Of a repository: compute capability of the server's GPU, such as 8.9."
+    )
+    metrics_url: str | None = option(
+        help="Of a repository: the server's metrics, which name its GPUs.  [default: port 8002 "
+        "of the first --url]"
+    )
     json: bool = option(False, type=bool, help="Print the comparison as JSON.")
     quiet: bool = option(False, type=bool, help="Print errors only.")
 
@@ -108,17 +118,20 @@ def _verify_served(path: Path, options: VerifyOptions) -> None:
 
 
 def _verify_repository(path: Path, options: VerifyOptions) -> None:
-    from deploy.packaging.checking import Server, check_repository
-    from deploy.packaging.verifying import asked_of_repository, server_release, verify_server
+    from deploy.packaging.checking import check_repository
+    from deploy.packaging.server import Server, asked_server
+    from deploy.packaging.verifying import asked_of_repository, verify_server
 
-    server = Server(_versions(options.server_version), options.server_gpu or "")
+    capabilities = (options.server_gpu,) if options.server_gpu else ()
+    server = Server(_versions(options.server_version), capabilities)
+    notes: list[str] = []
+    if options.url:
+        server, notes = asked_server(options.url, options.metrics_url, server)
     models = check_repository(path, server)
     wrong = [model for model in models if model.problems]
-    checks, notes = [], []
+    checks = []
     if options.url and not wrong:
-        asked = asked_of_repository(path)
-        notes = server_release(options.url, asked)
-        checks = verify_server(asked, options.url, path)
+        checks = verify_server(asked_of_repository(path), options.url, path)
     if options.json:
         plain = [
             {
@@ -132,10 +145,10 @@ def _verify_repository(path: Path, options: VerifyOptions) -> None:
         ]
         print_json({"models": plain, "server": [_plain(c) for c in checks], "notes": notes})
     elif not options.quiet:
-        for model in models:
-            _print_model(model)
         for note in notes:
             click.echo(note)
+        for model in models:
+            _print_model(model)
     _conclude(checks, options, "package the bundle again")
     if wrong:
         for model in wrong:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,7 @@ import aiohttp
 
 from deploy.loading.counters import Counters, counters_from_text
 from deploy.loading.payloads import Payload
+from deploy.packaging.record import read_record
 from trueint8.errors import ConfigError, RunError
 
 _ANSWER_WITHIN_S = 30
@@ -25,7 +28,8 @@ class Endpoint:
         url: Of the server, without a path.
         model: Its name.
         inputs: Of its metadata.
-        about: What the server says it serves; empty for servers that do not.
+        about: What the server, or the repository it serves, says that the model is; empty if
+            neither does.
         metrics: Where the server's counters are.
         headers: Sent with every request.
     """
@@ -43,19 +47,24 @@ class Endpoint:
         return f"{self.url}/v2/models/{self.model}/infer"
 
 
-def base_url(text: str) -> str:
-    """Return a server's URL as it is used here.
+def server_and_model(text: str) -> tuple[str, str | None]:
+    """Return a server's URL as it is used here, and the model that the text names, if any.
+
+    Args:
+        text: ``URL``, or ``URL/v2/models/NAME``.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is neither.
     """
     url = text if "//" in text else f"http://{text}"
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+    path = re.fullmatch(r"(?:/v2/models/([^/]+))?/?", parts.path)
+    if parts.scheme not in ("http", "https") or not parts.netloc or path is None:
         raise ConfigError(
-            f"{text!r} is no URL of a server", fix="pass one such as http://127.0.0.1:8000"
+            f"{text!r} is no URL of a server or of one of its models",
+            fix="pass one such as http://127.0.0.1:8000 or http://127.0.0.1:8000/v2/models/NAME",
         )
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc}", path[1]
 
 
 async def find_endpoint(
@@ -65,18 +74,21 @@ async def find_endpoint(
     model: str | None,
     metrics: str | None,
     headers: Mapping[str, str],
+    repository: Path | None,
 ) -> Endpoint:
     """Ask a server for its models, and for the metadata of one.
 
     Args:
         client: Asks.
-        url: As of :func:`base_url`.
+        url: As of :func:`server_and_model`.
         model: Which one; the first that the server lists unless given.
         metrics: URL of its counters; ``/metrics`` of the server unless given.
         headers: Sent with every request.
+        repository: That ``deploy package`` wrote and the server serves, to say what the model is.
 
     Raises:
         RunError: If it does not answer as servers of the protocol do.
+        IntegrityError: If the repository has no such model and version, or they are damaged.
     """
     if model is None:
         listed = await _json(client, "POST", f"{url}/v2/repository/index", headers)
@@ -88,12 +100,27 @@ async def find_endpoint(
     try:
         inputs = [{k: i[k] for k in ("name", "datatype", "shape")} for i in found["inputs"]]
         about = {str(k): str(v) for k, v in found.get("parameters", {}).items()}
-    except (KeyError, TypeError, AttributeError) as err:
+        version = max(map(int, found.get("versions", [])), default=0)
+    except (KeyError, TypeError, AttributeError, ValueError) as err:
         raise RunError(
             f"{url} describes {model!r} in another way than the Open Inference Protocol v2",
             fix="check that it is such a server",
         ) from err
+    if repository is not None:
+        about = _about(repository / model / str(version))
     return Endpoint(url, model, inputs, about, metrics or f"{url}/metrics", headers)
+
+
+def _about(version: Path) -> dict[str, str]:
+    """Return what a packaged version is, in the words of ``deploy serve``."""
+    record = read_record(version)
+    return {
+        "bundle": record.model,
+        "bundle_sha256": record.bundle_sha256,
+        "engine": record.engine,
+        "graph": record.graph,
+        "rest": record.rest,
+    }
 
 
 async def _json(

@@ -45,8 +45,20 @@ def row_line(row: LoadRow) -> str:
 def summary_lines(rows: Sequence[LoadRow], results: Sequence[Row]) -> list[str]:
     """Return what each server sustains, and how they compare."""
     lines = [f"{one.label}: {sustained_text(one)} [MEASURED]" for one in sustained(rows)]
+    lines += [
+        f"{row.label}: perf_analyzer at {row.rate_per_s:.4g}/s: "
+        f"p50 {row.perf_analyzer['p50_us'] / 1e3:.4g} ms, "
+        f"p99 {row.perf_analyzer['p99_us'] / 1e3:.4g} ms, from when it sent each [MEASURED]"
+        for row in rows
+        if row.perf_analyzer is not None
+    ]
     for served in served_speed_ups(rows, results):
         lines += [f"{line} [MEASURED]" for line in served_lines(served)]
+        if results and served.offline is None:
+            lines.append(
+                f"the results hold no latency of both {served.baseline} and {served.candidate}; "
+                "which bundle they are, Triton's models say with --repo only"
+            )
     if rows and rows[0].environment.get("same_machine"):
         lines.append("client and servers share this machine; the client takes processor time too")
     return lines

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -14,9 +15,10 @@ from deploy.hardware import hardware
 from deploy.loading import perf_analyzer
 from deploy.loading.endpoint import (
     Endpoint,
-    base_url,
     check_answers,
     find_endpoint,
+    read_counters,
+    server_and_model,
     triton_config,
 )
 from deploy.loading.figures import sustained
@@ -32,13 +34,15 @@ class LoadRequest:
     """What to load, and with what.
 
     Attributes:
-        urls: Of servers, the baseline first.
-        model: Of all of them; each one's first unless given.
-        metrics: URLs of counters, one per server; empty for each server's ``/metrics``.
+        urls: Of servers or of their models, the baseline first.
+        model: Of those that name none; each server's first unless given.
+        metrics: URLs of counters, one for each of ``urls``, or one if all are of one server; empty
+            for each server's ``/metrics``.
         headers: Sent with every request.
         asked: What requests are made of.
         plan: How load rises.
         second_opinion: Whether perf_analyzer runs too, where it is on PATH.
+        repository: As of :func:`deploy.loading.endpoint.find_endpoint`.
     """
 
     urls: Sequence[str]
@@ -48,6 +52,7 @@ class LoadRequest:
     asked: Asked
     plan: Plan
     second_opinion: bool
+    repository: Path | None = None
 
 
 async def load_test(
@@ -70,6 +75,11 @@ async def load_test(
         payloads = payloads_for(endpoints[0].inputs, request.asked)
         for endpoint in endpoints:
             await check_answers(client, endpoint, payloads)
+            if await read_counters(client, endpoint) is None:
+                progress.say(
+                    f"{endpoint.metrics} holds no counters, so there is no mean batch and no "
+                    "server's time; Triton has them at port 8002: --metrics-url"
+                )
         targets = [Target(endpoint, payloads) for endpoint in endpoints]
         environment = hardware() | {"same_machine": all(map(_is_loopback, endpoints))}
         rows: list[LoadRow] = []
@@ -82,22 +92,36 @@ async def load_test(
 
 
 async def _endpoints(client: aiohttp.ClientSession, request: LoadRequest) -> list[Endpoint]:
-    metrics: Sequence[str | None] = request.metrics or [None] * len(request.urls)
-    if len(metrics) != len(request.urls):
+    named = [server_and_model(url) for url in request.urls]
+    metrics: Sequence[str | None] = request.metrics or [None] * len(named)
+    if len(metrics) == 1 and len({url for url, _ in named}) == 1:
+        metrics = [*metrics] * len(named)
+    if len(metrics) != len(named):
         raise ConfigError(
-            f"{len(metrics)} --metrics-url for {len(request.urls)} servers", fix="pass one for each"
+            f"{len(metrics)} --metrics-url for {len(named)} URLs", fix="pass one for each"
         )
-    found = [
-        await find_endpoint(
-            client, base_url(url), model=request.model, metrics=counters, headers=request.headers
+    found: list[Endpoint] = []
+    for (url, model), counters in zip(named, metrics, strict=True):
+        endpoint = await find_endpoint(
+            client,
+            url,
+            model=model or request.model,
+            metrics=counters,
+            headers=request.headers,
+            repository=request.repository,
         )
-        for url, counters in zip(request.urls, metrics, strict=True)
-    ]
+        if any(endpoint.infer == other.infer for other in found):
+            raise ConfigError(
+                f"{endpoint.model!r} of {url} is given twice",
+                fix="name the models: URL/v2/models/NAME URL/v2/models/OTHER",
+            )
+        found.append(endpoint)
     for other in found[1:]:
         if other.inputs != found[0].inputs:
             raise ConfigError(
-                f"{other.url} and {found[0].url} do not take the same inputs",
-                fix="compare servers of one model",
+                f"{other.model!r} of {other.url} and {found[0].model!r} of {found[0].url} do not "
+                "take the same inputs",
+                fix="compare float and INT8 of one model",
             )
     return found
 
@@ -110,8 +134,8 @@ async def _with_opinion(
     progress: Progress,
 ) -> LoadRow:
     """Ask perf_analyzer at the highest rate that a server sustained."""
-    target = next(t for t in targets if t.endpoint.url == row.url)
-    (own,) = [s for s in sustained(rows) if s.rows[0].url == row.url]
+    target = next(t for t in targets if (t.endpoint.url, t.endpoint.model) == (row.url, row.model))
+    (own,) = [s for s in sustained(rows) if row in s.rows]
     if row.rate_per_s != own.held_per_s:
         return row
     config = await triton_config(client, target.endpoint)

@@ -34,14 +34,14 @@ class Client:
     def _binary(self) -> dict[str, bool]:
         return {} if self.way == "gRPC" else {"binary_data": self.way == "HTTP, binary"}
 
-    def version(self) -> str:
-        """Return the server's version.
+    def server(self) -> tuple[str, str]:
+        """Return the server's name and version.
 
         Raises:
             RunError: If it does not answer.
         """
         told = self._asked(lambda: self.connection.get_server_metadata(**self._plain))
-        return str(told.get("version", ""))
+        return str(told.get("name", "")), str(told.get("version", ""))
 
     @property
     def _plain(self) -> dict[str, bool]:

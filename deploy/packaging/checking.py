@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deploy.bundle import FLOAT_GRAPH, MANIFEST
-from deploy.compatibility import mismatches
+from deploy.compatibility import mismatches, version_numbers
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
 from deploy.manifest import Manifest
 from deploy.packaging.model_config import WARMUP, read_config, tensors_of
 from deploy.packaging.models import EVIDENCE
 from deploy.packaging.record import PackageRecord, read_record
-from deploy.packaging.releases import release_of
+from deploy.packaging.releases import Release, release_of
 from deploy.packaging.repository import models_of, versions_of
+from deploy.packaging.server import Server
 from deploy.packaging.tensors import read_signature
 from deploy.serving.model import TensorInfo
+from deploy.sessions import BUILT_CAPABILITY
 from trueint8.errors import IntegrityError
 
 _OWN_ENGINES = ("python", "tensorrt_rtx", "tensorrt")
 """Backends that run a bundle's engine as it was built, on whose version and GPU it depends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """What is known of the server that will load a repository.
-
-    Attributes:
-        versions: Of the libraries of engines there, by engine.
-        capability: Of its GPU, such as ``8.9``; empty if not known.
-    """
-
-    versions: Mapping[str, str] = field(default_factory=dict)
-    capability: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,34 +191,60 @@ def _mapped(
 
 def _fitting(path: Path, record: PackageRecord, backend: str, server: Server) -> Iterator[str]:
     """Say whether the files fit the server; what starts with ``?`` is not known."""
-    release = release_of(record.triton)
     if backend not in _OWN_ENGINES:
         if record.loads.endswith(".onnx"):
-            yield from _formats(path / record.loads, release.opset, release.ir)
+            yield from _formats(path / record.loads, server.reads(release_of(record.triton)))
+        elif server.release or server.versions:
+            yield from _intermediate(record, server.openvino())
         return
     manifest = _manifest(path)
     entry = manifest.engines[record.engine]
     needs = ENGINES.load(record.engine).needs(EngineOptions.from_plain(entry.options))
     version = server.versions.get(record.engine, entry.version)
+    # nobody tells of the server's processor, and it is not this machine's
+    needs = replace(needs, features=())
     # of system and processor nobody was told; a container of Triton has the usual ones
     here = {key: manifest.hardware.get(key) for key in ("system", "machine")}
-    if server.capability:
-        here["compute_capability"] = [server.capability]
+    if server.capabilities:
+        here["compute_capability"] = list(server.capabilities)
     for found in mismatches(needs, entry, version, manifest.hardware, here):
         yield f"it was built {found}".replace("here is", "the server has")
     if record.engine not in server.versions:
-        yield f"?whether the server has {record.engine} {entry.version}: pass --server-version"
-    if needs.capabilities and not server.capability:
-        allowed = " ".join(needs.capabilities)
-        yield f"?whether the server's GPU is one of {allowed}: pass --server-gpu"
+        least = " or later" if needs.version == "not older" else ""
+        yield (
+            f"?whether the server has {record.engine} {entry.version}{least}, which no server "
+            f"tells: pass --server-version {record.engine}=VERSION"
+        )
+    if needs.capabilities and not server.capabilities:
+        own = manifest.hardware.get("compute_capability") or ["the one it was built on"]
+        allowed = " ".join(
+            w for c in needs.capabilities for w in (own if c == BUILT_CAPABILITY else [c])
+        )
+        told = f" ({server.gpus})" if server.gpus else ""
+        yield f"?whether the server's GPU is one of {allowed}{told}: pass --server-gpu CAPABILITY"
 
 
-def _formats(path: Path, opset: int, version: int) -> Iterator[str]:
+def _intermediate(record: PackageRecord, version: str) -> Iterator[str]:
+    """Say whether the server's OpenVINO reads an IR, which later versions do."""
+    if not version:
+        yield (
+            f"?whether the server's OpenVINO is {record.engine_version} or later, which no server "
+            "tells: pass --server-version openvino=VERSION"
+        )
+    elif version_numbers(version) < version_numbers(record.engine_version):
+        yield (
+            f"{record.loads} is of OpenVINO {record.engine_version}, and the server has {version}"
+        )
+
+
+def _formats(path: Path, release: Release) -> Iterator[str]:
     import onnx
 
     proto = onnx.load(str(path), load_external_data=False)
     used = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if used > opset:
-        yield f"{path.name} uses opset {used}; that Triton reads {opset}"
-    if proto.ir_version > version:
-        yield f"{path.name} is of format {proto.ir_version}; that Triton reads {version}"
+    if used > release.opset:
+        yield f"{path.name} uses opset {used}; Triton {release.name} reads {release.opset}"
+    if proto.ir_version > release.ir:
+        yield (
+            f"{path.name} is of format {proto.ir_version}; Triton {release.name} reads {release.ir}"
+        )

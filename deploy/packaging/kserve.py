@@ -8,10 +8,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from deploy.packaging.checking import ModelCheck, Server, check_repository
+from deploy.packaging.checking import ModelCheck, check_repository
 from deploy.packaging.model_config import library, read_config
 from deploy.packaging.releases import release_of
 from deploy.packaging.repository import models_of, versions_of
+from deploy.packaging.server import Server
 from trueint8.artifacts import write_atomically
 from trueint8.errors import ConfigError, IntegrityError
 

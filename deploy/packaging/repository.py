@@ -153,6 +153,7 @@ def _write(
         others: list[str] = []
         if request.texts and takes_texts(choice, model):
             others = Ensemble(choice, backend, place, model).write()
+        bundle.check_unchanged()
     return Packaged(path, version, [name, *others], model)
 
 

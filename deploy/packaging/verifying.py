@@ -17,7 +17,6 @@ from deploy.packaging.ensemble import TOKENIZER_FILE, names_around
 from deploy.packaging.model_config import read_config
 from deploy.packaging.models import EVIDENCE
 from deploy.packaging.record import PackageRecord, read_record
-from deploy.packaging.releases import release_of
 from deploy.packaging.repository import models_of, versions_of
 from deploy.serving.model import TensorInfo
 from deploy.serving.text import TextModel
@@ -123,18 +122,6 @@ def verify_server(
                 for model in asked:
                     found.extend(_verified(model, way, repository))
     return found
-
-
-def server_release(urls: Sequence[str], asked: Sequence[Asked]) -> list[str]:
-    """Return what there is to say of a server's version beside that the models were made for."""
-    with clients(urls[0]) as ways:
-        version = ways[0].version()
-    wanted = {release_of(a.record.triton) for a in asked if a.record is not None}
-    return [
-        f"the server is Triton {version}; packaged for {r.name}, which is {r.server}"
-        for r in wanted
-        if r.server != version
-    ]
 
 
 def _verified(asked: Asked, way: Client, repository: Path | None) -> Iterator[EngineCheck]:

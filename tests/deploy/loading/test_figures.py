@@ -69,6 +69,9 @@ def test_served_and_offline_speed_up() -> None:
     assert found.offline is not None and found.offline.value == pytest.approx(1.5)
     (without,) = served_speed_ups(rows, [float_row])
     assert without.offline is None
+    told = "\n".join(summary_lines(rows, [float_row]))
+    assert "hold no latency of both" in told and "--repo" in told
+    assert "--repo" not in "\n".join(summary_lines(rows, []))
     lines = "\n".join(summary_lines(rows, [float_row, int8_row]))
     assert "b openvino INT8 against b openvino FP32: sustained rate between 1.00 and 4.00" in lines
     assert "offline 1.50" in lines and "share this machine" in lines
@@ -205,6 +208,12 @@ def test_perf_analyzer_is_given_our_requests(
 def test_other_files_of_perf_analyzer_are_refused() -> None:
     with pytest.raises(RunError, match="its CSV file has no"):
         perf_analyzer.read_csv("Concurrency,p99 latency\n1,2\n")
+
+
+def test_the_second_opinion_stands_beside_ours() -> None:
+    row = load_row(10, 8, **A, perf_analyzer={"p50_us": 2500.0, "p99_us": 7250.0})
+    (_, line, *_) = summary_lines([row], [])
+    assert "perf_analyzer at 10/s: p50 2.5 ms, p99 7.25 ms" in line and "[MEASURED]" in line
 
 
 def test_a_row_says_what_is_served() -> None:

@@ -180,6 +180,12 @@ def test_graphs_are_no_later_than_the_release_reads(packaged: Path, tmp_path: Pa
     run_here("package", "x", "-o", tmp_path / "r", "--triton", "19.01").refused(2, "19.01", "26.09")
 
 
+def test_the_help_names_every_release_that_is_known() -> None:
+    """It may not import them: it must stay instant."""
+    text = run_here("package", "--help").out
+    assert all(name in text for name in RELEASES)
+
+
 def test_openvino_gets_its_ir_only_where_triton_is_no_older(packaged: Path) -> None:
     version = packaged / "openvino" / "1"
     record = json.loads((version / "package.json").read_text("utf-8"))

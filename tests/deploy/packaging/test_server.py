@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle
-from tests.deploy.packaging.tritonserver import Server, environment, make_backends, serving
+from tests.deploy.packaging.tritonserver import Server, Start, environment, make_backends
 from tests.deploy.running import run_here
 
 pytestmark = [
@@ -22,43 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-Start = Callable[[Path], Any]
-
-
-@pytest.fixture(scope="module")
-def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Return what serves a repository in a ``with`` block."""
-    packages = environment(Path(request.config.cache.mkdir("tritonserver")))
-    folder = tmp_path_factory.mktemp("tritonserver")
-    backends = make_backends(packages, folder / "backends")
-    return lambda repository: serving(packages, backends, repository, folder / "log")
-
-
-@pytest.fixture(scope="module")
-def repository(
-    encoder: Bundle,
-    built: Callable[[str], Bundle],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """Float and INT8 of the encoder, INT8 through our program, and a classifier."""
-    out = tmp_path_factory.mktemp("packaged") / "repo"
-    classes = built("bert-classes").path
-    for words in (
-        (encoder.path, "--engine", "onnxruntime", "--batch-delay-ms", 20, "--name", "int8"),
-        (encoder.path, "--engine", "onnxruntime", "--graph", "float", "--name", "float"),
-        (encoder.path, "--engine", "onnxruntime", "--backend", "python", "--name", "own"),
-        (classes, "--engine", "onnxruntime", "--name", "classes"),
-    ):
-        ended = run_here("package", *words, "-o", out)
-        assert ended.code == 0, ended.err
-    return out
-
-
-@pytest.fixture(scope="module")
-def server(start: Start, repository: Path) -> Iterator[Server]:
-    with start(repository) as found:
-        yield found
 
 
 def _url_flags(server: Server) -> list[str]:

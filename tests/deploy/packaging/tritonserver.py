@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVER = "nvidia-pytriton==0.7.0"
+PERF_ANALYZER = "tritonclient==2.50.0"
 PACKAGES = (
     "numpy<2",  # the server's Python process cannot exchange arrays of later ones
     "onnxruntime",
@@ -28,6 +29,7 @@ PACKAGES = (
     "click", "ml_dtypes", "numba", "onnx", "onnx-ir", "onnxscript", "psutil", "pydantic", "rich",
     "safetensors", "scipy",
 )  # fmt: skip
+Start = Callable[..., Any]
 STARTS_WITHIN_S = 90.0
 INSTALLS_WITHIN_S = 400
 
@@ -58,6 +60,36 @@ def environment(cache: Path) -> Path:
     return packages
 
 
+def perf_analyzer(packages: Path, cache: Path) -> Path:
+    """Return a folder with NVIDIA's program of that name, from the last wheel that runs anywhere.
+
+    Later ones want a later C library; the libraries that this one misses come with the server.
+    """
+    folder = cache / PERF_ANALYZER.replace("==", "-")
+    program = folder / "bin" / "perf_analyzer"
+    if not program.is_file():
+        pip = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder))
+        done = subprocess.run(
+            (*pip, PERF_ANALYZER), capture_output=True, check=False, timeout=INSTALLS_WITHIN_S
+        )
+        if done.returncode:
+            pytest.skip(f"{PERF_ANALYZER} cannot be installed")
+    libraries, path = folder / "lib", folder / "path"
+    for name in ("libb64.so.0d", "libcudart.so.12"):
+        stem = name.partition(".")[0]
+        (found,) = (packages / "nvidia_pytriton.libs").glob(f"{stem}-*")
+        libraries.mkdir(exist_ok=True)
+        (libraries / name).unlink(missing_ok=True)
+        (libraries / name).symlink_to(found.resolve())
+    path.mkdir(exist_ok=True)
+    start = path / "perf_analyzer"
+    start.write_text(
+        f'#!/bin/sh\nLD_LIBRARY_PATH={libraries.resolve()} exec {program.resolve()} "$@"\n'
+    )
+    start.chmod(0o755)
+    return path
+
+
 def make_backends(packages: Path, folder: Path) -> Path:
     """Lay out backends: the wheel's Python one, and ours in place of ONNX Runtime's."""
     server = packages / "pytriton" / "tritonserver"
@@ -84,7 +116,14 @@ def _free_ports(count: int) -> list[int]:
 class Server:
     """One process."""
 
-    def __init__(self, packages: Path, backends: Path, repository: Path, log: Path) -> None:
+    def __init__(
+        self,
+        packages: Path,
+        backends: Path,
+        repository: Path,
+        log: Path,
+        flags: Sequence[str] = (),
+    ) -> None:
         self.http, self.grpc, self.metrics = _free_ports(3)
         self.log = log
         server = packages / "pytriton" / "tritonserver"
@@ -106,6 +145,7 @@ class Server:
                     "--allow-gpu-metrics=false",
                     *local,
                     *ports,
+                    *flags,
                 ],
                 env={**os.environ, **found},
                 cwd=log.parent,
