@@ -151,9 +151,9 @@ def _counts(flag: str, text: str | None) -> list[int]:
 
 
 def _print_verdicts(rows: list[Row], findings: list[Finding]) -> None:
-    from deploy.profiling.rebuilding import spread_line
+    from deploy.profiling.build_spread import spread_line
+    from deploy.profiling.rates import samples_per_s
     from deploy.profiling.summary import summarize
-    from deploy.profiling.throughput import samples_per_s
     from deploy.reporting.document import printable
     from deploy.reporting.verdicts import verdict_of
 

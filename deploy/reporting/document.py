@@ -55,6 +55,8 @@ class Table:
     """Whether rows become cards on a narrow screen; other tables scroll in their own box."""
     tall: bool = False
     """Whether it may be so long that its box scrolls up and down."""
+    brief: bool = False
+    """Whether the report for a pull request has it too."""
 
     def __post_init__(self) -> None:
         """Check that every row is as wide as the header."""
