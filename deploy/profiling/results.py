@@ -268,6 +268,11 @@ class Row(Record):
     device_memory: DeviceMemory | None = Field(
         default=None, description="After the last round; engines that say what they hold on a GPU."
     )
+    cuda_graph: bool | None = Field(
+        default=None,
+        description="Whether runs replayed a CUDA graph; None on a processor, and in engines that "
+        "have none.",
+    )
     size_mib: float | None = Field(
         default=None, description="Files the engine loads, on disk; none for SIMULATED."
     )

@@ -242,8 +242,10 @@ def float_with_accuracy(comparison: Comparison, metric: str | None) -> Row | Non
 
 
 def shape_text(row: Row) -> str:
-    """Return batch × sequence and threads."""
+    """Return batch × sequence, threads, and whether there were CUDA graphs."""
     if row.latency is None:
         return ""
     threads = "thread" if row.latency.threads == 1 else "threads"
-    return f"{row.latency.batch} × {row.latency.sequence} tokens · {row.latency.threads} {threads}"
+    graphs = {None: "", True: " · CUDA graphs", False: " · no CUDA graphs"}[row.cuda_graph]
+    amount = f"{row.latency.batch} × {row.latency.sequence} tokens"
+    return f"{amount} · {row.latency.threads} {threads}{graphs}"

@@ -61,6 +61,9 @@ class ConfigurationEntry(ResourcesEntry):
     batch: int | None = None
     sequence: int | None = None
     threads: int | None = None
+    cuda_graph: bool | None = Field(
+        default=None, description="Whether runs replayed a CUDA graph; null where there are none."
+    )
     accuracy: list[Accuracy] = []
     coverage: Coverage | None = None
     attentions: int | None = Field(default=None, description="Of the graph; 0: none is known.")
@@ -294,6 +297,7 @@ def _configuration(
         batch=latency.batch if latency else None,
         sequence=latency.sequence if latency else None,
         threads=latency.threads if latency else None,
+        cuda_graph=row.cuda_graph,
         accuracy=row.accuracy,
         coverage=row.coverage,
         attentions=row.attentions,
