@@ -68,7 +68,7 @@ def _lines(comparison: Comparison) -> Iterator[tuple[Cell, ...]]:
                 Cell(str(held.streams), order=held.streams),
                 Cell(rounded(found.value, 1), row.kind, interval(found, 1), order=found.value),
                 _ratio(best, (row, held)),
-                Cell(str(len(held.rounds)), detail=f"of {held.launches} launches"),
+                Cell(str(len(held.rounds)), detail=f"in {held.launches} launches"),
             )
 
 
