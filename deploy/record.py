@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
@@ -34,3 +35,27 @@ class Record(BaseModel):
             raise DataError(
                 f"{place} is not a {schema} row: {str(err).splitlines()[0]}", fix=fix
             ) from err
+
+    @classmethod
+    def from_lines(cls, path: Path, schema: str, *, what: str, fix: str) -> list[Self]:
+        """Return the records of a file that holds one a line; empty lines are left out.
+
+        Args:
+            path: The file.
+            schema: As of :meth:`from_line`.
+            what: What the file is, for the error.
+            fix: What to do instead.
+
+        Raises:
+            DataError: If it is missing, holds no record, or anything else.
+        """
+        if not path.is_file():
+            raise DataError(f"no {what} at {path}", fix=fix)
+        found = [
+            cls.from_line(line, f"{path} line {number}", schema, fix=fix)
+            for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+            if line.strip()
+        ]
+        if not found:
+            raise DataError(f"{path} holds no rows", fix=fix)
+        return found

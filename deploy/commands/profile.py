@@ -55,6 +55,10 @@ class ProfileOptions:
         help="What takes the time: the host, around the whole call; CUDA events around copies and "
         "kernels; or around kernels alone.",
     )
+    cuda_graph: Literal["on", "off"] | None = option(
+        type=click.Choice(["on", "off"]),
+        help="Replay kernels as a CUDA graph, or launch them one by one.  [default: as built]",
+    )
     batch: str | None = option(
         help="Batch sizes whose throughput is measured, joined by commas.  [default: --batch-size]"
     )
@@ -109,6 +113,7 @@ def run(options: ProfileOptions, origins: dict[str, Origin]) -> None:
         seed=options.seed,
         engines=[e.strip() for e in options.engine.split(",")] if options.engine else [],
         clock=options.clock,
+        cuda_graph=None if options.cuda_graph is None else options.cuda_graph == "on",
         batches=_counts("--batch", options.batch),
         streams=_counts("--streams", options.streams),
         rebuilds=options.rebuilds,
@@ -151,9 +156,9 @@ def _counts(flag: str, text: str | None) -> list[int]:
 
 
 def _print_verdicts(rows: list[Row], findings: list[Finding]) -> None:
-    from deploy.profiling.rebuilding import spread_line
+    from deploy.profiling.build_spread import spread_line
+    from deploy.profiling.rates import samples_per_s
     from deploy.profiling.summary import summarize
-    from deploy.profiling.throughput import samples_per_s
     from deploy.reporting.document import printable
     from deploy.reporting.verdicts import verdict_of
 

@@ -22,7 +22,7 @@ Examples:
   deploy report results.jsonl -o report.html
   deploy report results.jsonl -o report.html --title "BERT-base on Xeon"
   deploy report results.jsonl --format md -o report.md --strict
-  deploy report results.jsonl --load load.jsonl -o report.html
+  deploy report results.jsonl --load load.jsonl --tasks tasks.jsonl -o report.html
 """
 
 FORMATS = ("html", "md", "json")
@@ -38,6 +38,7 @@ class ReportOptions:
         "html", type=click.Choice(FORMATS), help="What to write."
     )
     load: str | None = option(help="Rows of `deploy load`, for a section of the HTML.")
+    tasks: str | None = option(help="Rows of `deploy lm-eval`, for tables in every format.")
     title: str | None = option(help="Heading.  [default: the models' names]")
     strict: bool = option(False, type=bool, help="Exit with 12 if a gate finds anything.")
     force: bool = option(False, type=bool, help="Replace a file that is no such report.")
@@ -46,6 +47,7 @@ class ReportOptions:
 
 def run(options: ReportOptions) -> None:
     """Write the report; with ``--strict`` it is written before the gates speak."""
+    from deploy.harness.results import read_tasks
     from deploy.profiling.gates import check_rows, require_none
     from deploy.profiling.results import check_writable, read_results
     from deploy.reporting.page import write_report
@@ -55,7 +57,8 @@ def run(options: ReportOptions) -> None:
     _check_target(results, out, options)
     rows = read_results(results)
     more = _load_section(options, rows)
-    write_report(rows, out, title=options.title, format=options.format, more=more)
+    tasks = read_tasks(Path(options.tasks)) if options.tasks else []
+    write_report(rows, out, title=options.title, format=options.format, more=more, tasks=tasks)
     if not options.quiet:
         click.echo(f"{out}: {len(rows)} rows")
     if options.strict:

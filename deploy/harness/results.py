@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -67,3 +68,14 @@ class TaskRow(Record):
         description="Value of each item: a number, or what the metric is computed from."
     )
     environment: dict[str, Any]
+
+
+def read_tasks(path: Path) -> list[TaskRow]:
+    """Read a file that ``deploy lm-eval`` wrote.
+
+    Raises:
+        DataError: If it is missing or holds anything else.
+    """
+    return TaskRow.from_lines(
+        path, SCHEMA, what="task results", fix="pass a file that `deploy lm-eval -o` wrote"
+    )

@@ -59,6 +59,7 @@ class TorchSession:
     def __init__(self, folder: Path, configuration: Configuration, running: Running) -> None:
         self._running, self._where = running, device()
         self._compiled = configuration.mode != EAGER
+        self.captures = self._replays()
         if self._compiled and self._where.type == "cpu":
             _check_compiler()
         source = recorded_source(folder)
@@ -76,6 +77,13 @@ class TorchSession:
         self._call = self._compile() if self._compiled else model
         self._executed: list[list[Executed]] = []
 
+    def _replays(self) -> bool | None:
+        """Say whether runs replay a CUDA graph; None on a processor."""
+        if self._where.type != "cuda":
+            return None
+        asked = self._running.options.cuda_graph and not self._running.profiled
+        return self._compiled and asked
+
     def _compile(self) -> Callable[..., torch.Tensor]:
         """Compile the whole module, or fail: torch keeps what it compiled by code object."""
         model = self._model
@@ -85,8 +93,7 @@ class TorchSession:
             return result
 
         call.__code__ = call.__code__.replace(co_name=f"session_{next(_sessions)}")
-        graphs = self._where.type == "cuda" and self._running.options.cuda_graph
-        mode = "reduce-overhead" if graphs and not self._running.profiled else None
+        mode = "reduce-overhead" if self.captures else None
         compiled: Callable[..., torch.Tensor] = torch.compile(call, fullgraph=True, mode=mode)
         return compiled
 

@@ -73,6 +73,7 @@ class PlanSession:
 
     Attributes:
         inputs: In the plan's order.
+        captures: Whether runs replay a CUDA graph, captured here or by the library.
         device_ns: Nanoseconds between the events around the last run's kernels, without copies.
         copied_ns: The same around its copies too.
     """
@@ -91,6 +92,7 @@ class PlanSession:
         self._profiler = _profiler(library) if running.profiled else None
         options = running.options
         graphs = options.cuda_graph and device.captures and not running.profiled
+        self.captures = graphs
         self._captures = graphs and not runner.captures_itself
         with device.current(), log_lines(self._library) as lines:
             self._runtime, self._engine = load_plan(runner, plan, where, options, device, lines)

@@ -21,6 +21,7 @@ from deploy.options import check_counts
 from deploy.profiling.comparison import LEAST_LAUNCHES
 from deploy.profiling.conditions import governor
 from deploy.profiling.contest import Effort as ContestEffort
+from deploy.profiling.cuda_graphs import check_has_cuda_graphs, with_cuda_graph
 from deploy.profiling.evaluation import EvaluationSet, read_evaluation
 from deploy.profiling.gathering import with_evidence
 from deploy.profiling.pool import Effort, Unit, launches_of, run_pool
@@ -48,6 +49,7 @@ class ProfileRequest:
     round has at least 3 inferences. ``engines`` empty means all in the bundle.
     ``rebuilds`` is how often INT8 engines are built again. Throughput is measured for every pair of
     ``batches`` and ``streams`` if either is given; empty is then the batch size, and one stream.
+    ``cuda_graph`` turns CUDA graphs on or off; None runs engines as they were built.
     ``clock`` is what takes the time: see :data:`deploy.profiling.worker.CLOCKS`.
     """
 
@@ -67,6 +69,7 @@ class ProfileRequest:
     streams: list[int] = field(default_factory=list)
     timeout_s: float = 600.0
     clock: Clock = "host"
+    cuda_graph: bool | None = None
 
 
 def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
@@ -221,6 +224,7 @@ def _bundle_units(
         if request.engines and name not in request.engines:
             continue
         engine: Engine = ENGINES.load(name)
+        check_has_cuda_graphs(engine, request.cuda_graph)
         with progress.step(f"audit {bundle.path.name} on {name}"):
             audit = audit_engine(bundle, name)
         if not engine.runs_here:
@@ -240,7 +244,8 @@ def _bundle_units(
             data=data,
             data_file=data_file,
             paths={c: folder if engine.runs_checkpoint else paths[c.graph] for c in configurations},
-            running=bundle.running(name, call.threads),
+            running=with_cuda_graph(bundle.running(name, call.threads), request.cuda_graph),
+            cuda_graph=request.cuda_graph,
         )
 
 

@@ -16,6 +16,7 @@ import psutil
 
 from deploy.audit import Audit
 from deploy.bundle import GOLDEN, Bundle
+from deploy.profiling.cuda_graphs import check_cuda_graph
 from deploy.profiling.evaluation import EvaluationSet
 from deploy.profiling.results import Block, Clock
 from deploy.profiling.scoring import Scores, scores_from
@@ -41,6 +42,7 @@ class Unit:
         data_file: In a folder that others of the bundle may write to.
         paths: What is opened, by configuration; FP32 comes first.
         running: How.
+        cuda_graph: Whether it must replay CUDA graphs; None for whatever it was built for.
     """
 
     bundle: Bundle
@@ -50,6 +52,7 @@ class Unit:
     data_file: Path
     paths: dict[Configuration, Path]
     running: Running
+    cuda_graph: bool | None = None
 
     @property
     def title(self) -> str:
@@ -73,6 +76,7 @@ class Timed:
     peak_kib: int = 0
     pss_kib: int = 0
     device_memory: dict[str, Any] | None = None
+    cuda_graph: bool | None = None
     scores: Scores | None = None
     golden_error: float | None = None
     """FP32 only."""
@@ -183,6 +187,8 @@ class _Launches:
                 warmup = worker.ask("warm_up", data=str(unit.data_file))["times_ns"]
                 timed = self.timed.get((number, c)) or Timed(warmup)
                 timed.load_s.append(loaded)
+                timed.cuda_graph = worker.captures
+                check_cuda_graph(unit.cuda_graph, timed.cuda_graph, worker.label, c)
                 told[number, c] = timed
                 advance(1)
         self.timed |= told

@@ -18,7 +18,7 @@ from deploy.profiling.evidence import AuditEntry, TensorEntry
 from deploy.record import Record
 from deploy.sessions import Configuration, Graph
 from trueint8.artifacts import storage_errors, write_atomically
-from trueint8.errors import ConfigError, DataError, StorageError
+from trueint8.errors import ConfigError, StorageError
 from trueint8.kinds import Kind
 
 Schema = Literal["trueint8/results/1", "trueint8/results/2"]
@@ -268,6 +268,11 @@ class Row(Record):
     device_memory: DeviceMemory | None = Field(
         default=None, description="After the last round; engines that say what they hold on a GPU."
     )
+    cuda_graph: bool | None = Field(
+        default=None,
+        description="Whether runs replayed a CUDA graph; None on a processor, and in engines that "
+        "have none.",
+    )
     size_mib: float | None = Field(
         default=None, description="Files the engine loads, on disk; none for SIMULATED."
     )
@@ -350,14 +355,6 @@ def read_results(path: Path) -> list[Row]:
     Raises:
         DataError: If the file is missing, empty, or a line is not a row of this schema.
     """
-    fix = "pass a file that `deploy profile` wrote"
-    if not path.is_file():
-        raise DataError(f"no results file at {path}", fix=fix)
-    rows = [
-        Row.from_line(line, f"{path} line {number}", SCHEMA, fix=fix)
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
-        if line.strip()
-    ]
-    if not rows:
-        raise DataError(f"{path} holds no rows", fix=fix)
-    return rows
+    return Row.from_lines(
+        path, SCHEMA, what="results file", fix="pass a file that `deploy profile` wrote"
+    )

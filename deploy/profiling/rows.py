@@ -86,6 +86,7 @@ def measured_row(
         peak_memory_mib=timed.peak_kib / 1024,
         pss_mib=timed.pss_kib / 1024,
         device_memory=_device_memory(timed),
+        cuda_graph=timed.cuda_graph,
     )
 
 

@@ -21,7 +21,6 @@ import numpy as np
 from deploy.profiling.evaluation import EvaluationSet
 from deploy.profiling.pool import Effort, Unit
 from deploy.profiling.results import Throughput
-from deploy.profiling.statistics import Estimate, drawn_rounds, estimate_from
 from deploy.profiling.workers import WorkerProcess
 from deploy.sessions import Configuration
 from trueint8.progress import Progress
@@ -33,15 +32,6 @@ class Demand:
 
     batch: int
     streams: int
-
-
-def samples_per_s(found: Throughput) -> Estimate:
-    """Return the median over rounds of samples per second, with its 95 % interval."""
-    rates = np.array(
-        [sum(found.batch * n / ns * 1e9 for n, ns in streams) for streams in found.rounds]
-    )
-    drawn = drawn_rounds(len(rates), found.launches)
-    return estimate_from(float(np.median(rates)), np.median(rates[drawn], axis=1))
 
 
 def measure_throughput(

@@ -57,7 +57,7 @@ class Worker:
     def open(
         self, engine: str, path: str, configuration: dict[str, Any], running: dict[str, Any]
     ) -> dict[str, Any]:
-        """Load the engine; return the seconds it took."""
+        """Load the engine; return the seconds it took, and whether it replays CUDA graphs."""
         from deploy.engines import ENGINES
         from deploy.sessions import Configuration, Running, open_streams
 
@@ -69,7 +69,10 @@ class Worker:
             Running.from_plain(running),
         )
         self._session = self._streams[0]
-        return {"load_s": time.perf_counter() - start}
+        return {
+            "load_s": time.perf_counter() - start,
+            "captures": getattr(self._session, "captures", None),
+        }
 
     def build(
         self,

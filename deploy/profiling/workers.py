@@ -60,10 +60,14 @@ class WorkerProcess:
     Args:
         label: What it holds, for messages.
         timeout_s: Longest wait for one answer.
+
+    Attributes:
+        captures: Whether what was opened replays CUDA graphs; None where there are none.
     """
 
     def __init__(self, label: str, timeout_s: float) -> None:
         self.label = label
+        self.captures: bool | None = None
         self._timeout_s = timeout_s
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
@@ -119,6 +123,7 @@ class WorkerProcess:
             configuration=asdict(configuration),
             running=running.to_plain(),
         )
+        self.captures = answer["captures"]
         return float(answer["load_s"])
 
     def _died(self) -> RunError:

@@ -8,6 +8,9 @@ from typing import Any
 
 from trueint8.kinds import Kind
 
+_FULLY_SHOWN = 14
+"""Lines of a table that no reader minds to pass by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -55,10 +58,17 @@ class Table:
     """Whether rows become cards on a narrow screen; other tables scroll in their own box."""
     tall: bool = False
     """Whether it may be so long that its box scrolls up and down."""
+    brief: bool = False
+    """Whether the report for a pull request has it too."""
 
     def __post_init__(self) -> None:
         """Check that every row is as wide as the header."""
         assert all(len(row) == len(self.columns) for row in self.rows), self.title
+
+    @property
+    def long(self) -> bool:
+        """Whether its box scrolls up and down."""
+        return self.tall and len(self.rows) > _FULLY_SHOWN
 
     @property
     def groups(self) -> list[tuple[str, int]]:

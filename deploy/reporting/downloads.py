@@ -7,6 +7,7 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deploy.harness.results import TaskRow
 from deploy.profiling.results import Row
 from deploy.profiling.summary import Comparison
 from deploy.reporting.published import csv_report, json_report, report_document
@@ -22,7 +23,12 @@ class Download:
 
 
 def downloads(
-    rows: Sequence[Row], title: str, comparisons: Sequence[Comparison], *, small: bool = False
+    rows: Sequence[Row],
+    title: str,
+    comparisons: Sequence[Comparison],
+    tasks: Sequence[TaskRow] = (),
+    *,
+    small: bool = False,
 ) -> list[Download]:
     """Return the figures as CSV and JSON, and the raw samples.
 
@@ -30,9 +36,10 @@ def downloads(
         rows: Of the results file.
         title: Of the report.
         comparisons: Of those rows.
+        tasks: Of ``deploy lm-eval``.
         small: Whether to leave out the raw samples and compress the JSON.
     """
-    document = report_document(rows, title, comparisons)
+    document = report_document(rows, title, comparisons, tasks)
     figures = json_report(document, indent=None)
     found = [
         Download(

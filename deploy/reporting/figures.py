@@ -9,13 +9,16 @@ from typing import Literal
 from deploy.profiling.results import Accuracy, Coverage, Row
 from deploy.profiling.statistics import Estimate
 from deploy.profiling.summary import Comparison, RowFigures, headline_accuracy
-from deploy.reporting.document import Cell
+from deploy.reporting.document import Cell, Column
 from trueint8.kinds import Kind
 
 NOT_RUN = "not run here"
 ABSENT = "not in these results"
 UNRECORDED = "not recorded"
 ONE_ROUND = "one round, no interval"
+
+SUBJECT = (Column("Model"), Column("Engine"), Column("Configuration"))
+"""Headings of :func:`subject`."""
 
 Verdict = Literal["faster", "slower", "no evidence of a difference"]
 NO_EVIDENCE: Verdict = "no evidence of a difference"
@@ -78,6 +81,11 @@ def configuration(row: Row) -> str:
     """Return the row's label, with the precision of the rest where that is another float."""
     mixed = row.precision == "int8" and row.rest != "fp32"
     return f"{row.label} + {row.rest.upper()}" if mixed else row.label
+
+
+def subject(row: Row) -> tuple[Cell, Cell, Cell]:
+    """Return the cells that name a row in tables of all configurations."""
+    return Cell(row.model, detail=row.bundle), Cell(row.engine), Cell(configuration(row))
 
 
 def missing(row: Row | None, group: Sequence[Row]) -> Cell:
@@ -234,8 +242,10 @@ def float_with_accuracy(comparison: Comparison, metric: str | None) -> Row | Non
 
 
 def shape_text(row: Row) -> str:
-    """Return batch × sequence and threads."""
+    """Return batch × sequence, threads, and whether there were CUDA graphs."""
     if row.latency is None:
         return ""
     threads = "thread" if row.latency.threads == 1 else "threads"
-    return f"{row.latency.batch} × {row.latency.sequence} tokens · {row.latency.threads} {threads}"
+    graphs = {None: "", True: " · CUDA graphs", False: " · no CUDA graphs"}[row.cuda_graph]
+    amount = f"{row.latency.batch} × {row.latency.sequence} tokens"
+    return f"{amount} · {row.latency.threads} {threads}{graphs}"

@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from deploy.harness.results import TaskRow
 from deploy.profiling.results import Row
 from deploy.profiling.summary import Comparison, summarize
 from deploy.reporting.document import Section
 from deploy.reporting.downloads import downloads
 from deploy.reporting.markdown import MARK, markdown_report
 from deploy.reporting.published import json_report, report_document
+from deploy.reporting.tasks_section import tasks_section
 from trueint8 import __version__
 from trueint8.artifacts import write_atomically
 from trueint8.errors import DataError, MissingDependency
@@ -44,6 +46,7 @@ def write_report(
     title: str | None = None,
     format: Format = "html",
     more: Sequence[tuple[str, Section]] = (),
+    tasks: Sequence[TaskRow] = (),
 ) -> None:
     """Write a report of the rows of a results file; as HTML one page that loads nothing else.
 
@@ -56,6 +59,7 @@ def write_report(
         title: Heading; the models' names unless given.
         format: HTML, Markdown for a pull request, or JSON by :mod:`.published`.
         more: Named sections of other files than the rows', which HTML has too.
+        tasks: Of ``deploy lm-eval``; in every format.
 
     Raises:
         DataError: If there are no rows, or rows that ran side by side do not pair.
@@ -70,8 +74,11 @@ def write_report(
     if format == "html":
         _require_extra()
     try:
-        html = format == "html"
-        write_atomically(path, _html(rows, title, more) if html else _WRITERS[format](rows, title))
+        if format == "html":
+            text = _html(rows, title, more, tasks)
+        else:
+            text = _WRITERS[format](rows, title, tasks)
+        write_atomically(path, text)
     except ValueError as err:
         raise DataError(
             f"rows of one session cannot be compared: {err}", fix="run `deploy profile` again"
@@ -88,14 +95,21 @@ def _require_extra() -> None:
         )
 
 
-def _json(rows: Sequence[Row], title: str) -> str:
-    return json_report(report_document(rows, title))
+def _json(rows: Sequence[Row], title: str, tasks: Sequence[TaskRow]) -> str:
+    return json_report(report_document(rows, title, tasks=tasks))
 
 
-def _html(rows: Sequence[Row], title: str, more: Sequence[tuple[str, Section]]) -> str:
+def _html(
+    rows: Sequence[Row],
+    title: str,
+    more: Sequence[tuple[str, Section]],
+    tasks: Sequence[TaskRow],
+) -> str:
     import jinja2
 
     comparisons = summarize(rows)
+    if tasks:
+        more = [*more, ("tasks", tasks_section(tasks))]
     sections = _sections(rows, comparisons, more)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -118,10 +132,10 @@ def _html(rows: Sequence[Row], title: str, more: Sequence[tuple[str, Section]]) 
         drawing=_drawing_script() if any(section.charts for _, section in sections) else "",
         version=__version__,
     )
-    whole = page(downloads=downloads(rows, title, comparisons))
+    whole = page(downloads=downloads(rows, title, comparisons, tasks))
     if len(whole.encode()) <= _MOST_BYTES:
         return whole
-    return page(downloads=downloads(rows, title, comparisons, small=True))
+    return page(downloads=downloads(rows, title, comparisons, tasks, small=True))
 
 
 def _sections(
@@ -171,7 +185,7 @@ def _drawing_script() -> Any:
     return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
-_WRITERS: dict[Format, Callable[[Sequence[Row], str], str]] = {
+_WRITERS: dict[Format, Callable[[Sequence[Row], str, Sequence[TaskRow]], str]] = {
     "md": markdown_report,
     "json": _json,
 }

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from deploy.harness.results import TaskRow
 from deploy.ledger.record import Ledger
 from deploy.manifest import Interval
 from deploy.profiling.evidence import AuditEntry, TensorEntry
@@ -26,16 +27,22 @@ from deploy.record import Record
 from deploy.reporting.figures import configuration, ratio_kind, verdict
 from deploy.reporting.layers import layers
 from deploy.reporting.pareto import Candidate, Tradeoff, tradeoffs
+from deploy.reporting.published_resources import ResourcesEntry, resource_columns, resources
+from deploy.reporting.published_tasks import TaskEntry, task_entries
 from deploy.reporting.verdicts import verdict_of
 from trueint8 import __version__
 from trueint8.kinds import Kind
 
-SCHEMA: Literal["trueint8/report/1"] = "trueint8/report/1"
+Schema = Literal["trueint8/report/1", "trueint8/report/2"]
+"""Every version that is read."""
+
+SCHEMA: Schema = "trueint8/report/2"
+"""The version that is written: 2 adds resources beside memory and size, and tasks."""
 
 Standing = tuple[Candidate, Tradeoff]
 
 
-class ConfigurationEntry(Record):
+class ConfigurationEntry(ResourcesEntry):
     """One row of the results."""
 
     configuration: str = Field(description="Such as FP32, Q/DQ in FP32, or INT8 + BF16.")
@@ -54,9 +61,9 @@ class ConfigurationEntry(Record):
     batch: int | None = None
     sequence: int | None = None
     threads: int | None = None
-    peak_memory_mib: float | None = None
-    pss_mib: float | None = None
-    size_mib: float | None = None
+    cuda_graph: bool | None = Field(
+        default=None, description="Whether runs replayed a CUDA graph; null where there are none."
+    )
     accuracy: list[Accuracy] = []
     coverage: Coverage | None = None
     attentions: int | None = Field(default=None, description="Of the graph; 0: none is known.")
@@ -140,16 +147,20 @@ class WarningEntry(Record):
 class ReportDocument(Record):
     """Everything the report's tables show."""
 
-    schema_: Literal["trueint8/report/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Schema = Field(default=SCHEMA, alias="schema")
     version: str = Field(description="Of TrueInt8.")
     title: str
     warnings: list[WarningEntry]
     comparisons: list[ComparisonEntry]
     bundles: list[BundleEntry] = Field(default=[], description="Those whose activations are known.")
+    tasks: list[TaskEntry] = Field(default=[], description="Of lm-evaluation-harness.")
 
 
 def report_document(
-    rows: Sequence[Row], title: str, comparisons: Sequence[Comparison] | None = None
+    rows: Sequence[Row],
+    title: str,
+    comparisons: Sequence[Comparison] | None = None,
+    tasks: Sequence[TaskRow] = (),
 ) -> ReportDocument:
     """Return the report as data.
 
@@ -157,6 +168,7 @@ def report_document(
         rows: Rows of one or more sessions.
         title: Heading.
         comparisons: Of those rows, where they are known already.
+        tasks: Of ``deploy lm-eval``.
     """
     comparisons = summarize(rows) if comparisons is None else comparisons
     standings = {id(c.figures): (c, f) for f in tradeoffs(comparisons) for c in f.candidates}
@@ -176,6 +188,7 @@ def report_document(
             )
             for of in layers(rows)
         ],
+        tasks=task_entries(tasks),
     )
 
 
@@ -198,10 +211,10 @@ def csv_report(document: ReportDocument) -> str:
 def _csv_lines(entry: ComparisonEntry) -> Iterator[dict[str, object]]:
     about = ("session", "model", "bundle", "attention", "calibration", "task", "data", "engine")
     plain = ("configuration", "kind", "samples", "rounds", "batch", "sequence", "threads",
-             "sequences_per_s", "peak_memory_mib", "pss_mib", "size_mib")  # fmt: skip
+             "sequences_per_s")  # fmt: skip
     for one in entry.configurations:
         line: dict[str, object] = {name: getattr(entry, name) for name in about}
-        line |= {name: getattr(one, name) for name in plain}
+        line |= {name: getattr(one, name) for name in plain} | dict(resource_columns(one))
         for name, found in {"p50": one.p50_ms, **one.percentiles_ms}.items():
             if found is not None:
                 line |= {f"{name}_ms": found.value}
@@ -284,9 +297,7 @@ def _configuration(
         batch=latency.batch if latency else None,
         sequence=latency.sequence if latency else None,
         threads=latency.threads if latency else None,
-        peak_memory_mib=row.peak_memory_mib,
-        pss_mib=row.pss_mib,
-        size_mib=row.size_mib,
+        cuda_graph=row.cuda_graph,
         accuracy=row.accuracy,
         coverage=row.coverage,
         attentions=row.attentions,
@@ -299,6 +310,7 @@ def _configuration(
         ledger=row.ledger,
         built_by=row.built_by,
         measured_by=row.measured_by,
+        **resources(row),
     )
 
 

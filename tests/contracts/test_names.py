@@ -160,6 +160,7 @@ def test_sections_stand_in_an_order_without_ties() -> None:
     from tests.reporting.synthetic import synthetic_rows
 
     rows = synthetic_rows()
+    rows.append(rows[0].model_copy(update={"model": "prefill", "session": "another"}))
     made = [SECTIONS.load(name)(rows, summarize(rows)) for name in SECTIONS.names()]
     orders = [section.order for section in made if section is not None]
     assert len(set(orders)) == len(orders)

@@ -11,9 +11,9 @@ import pytest
 
 import deploy
 from deploy.bundle import Bundle
-from deploy.profiling.rebuilding import spread_of
+from deploy.profiling.build_spread import spread_of
+from deploy.profiling.rates import samples_per_s
 from deploy.profiling.results import Rebuilds, Row, Throughput, read_results
-from deploy.profiling.throughput import samples_per_s
 from deploy.profiling.variants import ran_beside
 from tests.deploy.checkpoints import write_arrays
 from tests.deploy.running import run_here

@@ -284,7 +284,8 @@ def test_without_a_compiler_a_compiled_session_is_refused(
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
         with pytest.raises(RunError, match="C\\+\\+ compiler, and there is none") as caught:
             FLOAT.open(folder, Configuration("float", "fp32"), Running(1))
-        FLOAT.open(folder, Configuration("float", "fp32", "eager"), Running(1)).close()
+        with FLOAT.open(folder, Configuration("float", "fp32", "eager"), Running(1)) as session:
+            assert session.captures is None, "a processor has no CUDA graphs"
     assert "g++" in caught.value.fix
 
 

@@ -11,6 +11,7 @@ from deploy.profiling.results import Row
 from deploy.reporting.page import write_report
 from tests.reporting.reading import Page, page_from_html
 from tests.reporting.synthetic import synthetic_rows
+from tests.reporting.synthetic_resources import task_rows
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,7 @@ def rows() -> list[Row]:
 def html(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the report of the SYNTHETIC rows."""
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(rows, path)
+    write_report(rows, path, tasks=task_rows())
     return path.read_text(encoding="utf-8")
 
 

@@ -84,7 +84,7 @@ class _Reader(HTMLParser):
             self._sink[-1] += data
             return
         self.page.texts.append(data)
-        if "caption" in self._stack:
+        if "caption" in self._stack and "span" not in self._stack:
             self._caption += data
         elif self._cell is not None and "span" in self._stack:
             self._cell.pieces[self._piece] = self._cell.pieces.get(self._piece, "") + data

@@ -18,6 +18,7 @@ from deploy.profiling.results import (
     Row,
     SequenceScores,
 )
+from tests.reporting.synthetic_resources import with_resources
 from trueint8.kinds import Kind
 
 Metric = Literal["loss", "perplexity", "accuracy", "cosine"]
@@ -284,7 +285,7 @@ def synthetic_rows() -> list[Row]:
     )
     first = {"fp32": 4.02, "bf16": 3.15, "qdq": 5.4, "int8": 1.71}
     return [
-        *synthetic_group(100, first, quality),
+        *(with_resources(r, n) for n, r in enumerate(synthetic_group(100, first, quality))),
         *synthetic_group(
             200, {"fp32": 4.4, "qdq": 6.1, "int8": 4.4}, quality, engine="onnxruntime"
         ),

@@ -13,13 +13,13 @@ import pytest
 
 from deploy.profiling.results import Row, read_results, write_results
 from deploy.reporting import page as page_module
-from deploy.reporting.markdown import escaped, markdown_report
 from deploy.reporting.page import STARTS, write_report
 from deploy.reporting.published import ReportDocument, json_report, report_document
 from deploy.reporting.schemas import PUBLISHED, schema_file, schema_text
 from tests.deploy.running import run_here
 from tests.reporting.reading import Page, page_from_html
 from tests.reporting.synthetic import synthetic_latency
+from tests.reporting.synthetic_resources import task_rows
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 
@@ -61,33 +61,12 @@ def test_the_json_report_is_what_the_first_screen_shows(rows: list[Row], tmp_pat
     assert found.comparisons[2].configurations[0].p50_ms is None
 
 
-def test_markdown_is_one_table_with_kinds(rows: list[Row]) -> None:
-    lines = markdown_report(rows, "INT8 | a report").splitlines()
-    assert lines[0] == STARTS["md"]
-    assert lines[1] == "## INT8 \\| a report"
-    table = [line for line in lines if line.startswith("| ")]
-    assert len(table) == 2 + 4
-    columns = {line.replace("\\|", "").count("|") for line in table}
-    assert columns == {12}
-    verdicts = [line for line in lines if line.startswith("- **")]
-    assert len([v for v in verdicts if "`MEASURED`" in v]) == 3
-    assert len([v for v in verdicts if "`BUILT`" in v]) == 1
-    assert "`SIMULATED`" in table[2]
-
-
-def test_names_are_no_markdown(rows: list[Row]) -> None:
-    hostile = "a|b\n# <img src=x> [x](y) @all `c`"
-    text = markdown_report([rows[0].model_copy(update={"model": hostile})], "t")
-    assert escaped(hostile) in text
-    assert "\n# " not in text and "<img" not in text.replace("\\<img", "")
-
-
 def test_the_page_carries_its_data(page: Page, rows: list[Row], tmp_path: Path) -> None:
     files = saved(page)
     assert list(files) == ["figures.csv", "report.json", "results.jsonl.gz"]
     (tmp_path / "r.jsonl").write_bytes(gzip.decompress(files["results.jsonl.gz"]))
     assert read_results(tmp_path / "r.jsonl") == rows
-    document = report_document(rows, "INT8 report: tiny-gpt, bert-mini")
+    document = report_document(rows, "INT8 report: tiny-gpt, bert-mini", tasks=task_rows())
     assert files["report.json"].decode() == json_report(document, indent=None)
     lines = list(csv.DictReader(io.StringIO(files["figures.csv"].decode())))
     assert len(lines) == len(rows)
@@ -121,6 +100,9 @@ def _as_version_1(rows: list[Row]) -> str:
             "pss_mib",
             "attentions",
             "fused_attentions",
+            "throughput",
+            "rebuilds",
+            "device_memory",
         ):
             plain.pop(name, None)
         plain.get("latency", {}).pop("blocks", None)

@@ -220,10 +220,12 @@ def test_paper_shows_whole_tables_and_all_charts(tab: Tab, pages: dict[str, Path
                 e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 1).length,
               controls: [...document.querySelectorAll("nav, #controls, .skip, .downloads")]
                 .filter((e) => e.checkVisibility()).length,
+              boxes: [...document.querySelectorAll("th button")]
+                .filter((e) => getComputedStyle(e).display !== "contents").length,
               paper: getComputedStyle(document.body).backgroundColor })"""
     )
     tab.ask("Emulation.setEmulatedMedia", media="")
-    assert found == {"cut": 0, "controls": 0, "paper": "rgb(255, 255, 255)"}
+    assert found == {"cut": 0, "controls": 0, "boxes": 0, "paper": "rgb(255, 255, 255)"}
     assert tab.printed().startswith(b"%PDF")
 
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 from deploy.profiling.results import Row
-from deploy.profiling.summary import Comparison, headline_accuracy
+from deploy.profiling.summary import Comparison
+from deploy.reporting.accuracy_table import accuracy_table
 from deploy.reporting.charts import Mark, dot_chart
-from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
+from deploy.reporting.document import Chart, Note, Section
 from deploy.reporting.figures import (
-    accuracy_ends,
     accuracy_of,
     accuracy_text,
     configuration,
@@ -19,28 +19,16 @@ from deploy.reporting.figures import (
     group_title,
     headline_metric,
     members,
-    missing,
     role,
     unique_labels,
 )
 
-COLUMNS = (
-    Column("Model"),
-    Column("Engine"),
-    Column("Configuration"),
-    Column("Metric"),
-    Column("Value", numeric=True),
-    Column("Sequences", "Computed over", numeric=True),
-    Column("tokens or labels", "Computed over", numeric=True),
-    Column("Data"),
-)
 _SMALLEST_SPAN = 0.02
 """Of the value: a narrower axis would blow up differences nobody needs to see."""
 
 
 def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
     """Return charts of the first metric, and the table of all."""
-    lines = tuple(line for row in rows for line in _lines(row))
     return Section(
         title="Accuracy",
         order=35,
@@ -48,7 +36,7 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
         "same data. The dashed line is the float figure; axes need not start at zero. Below each "
         "value of the table: its 95 % interval over sequences.",
         charts=tuple(_charts(comparisons)),
-        tables=(Table("Every metric of every configuration", COLUMNS, lines, tall=True),),
+        tables=(accuracy_table(rows),),
         notes=(
             Note(
                 "Lower is better for loss and perplexity; higher is better for accuracy and for "
@@ -111,18 +99,3 @@ def _domain(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     span = max(high - low, _SMALLEST_SPAN * max(abs(low), abs(high)), 1e-6)
     return low - 0.15 * span, low + 1.45 * span
-
-
-def _lines(row: Row) -> Iterator[tuple[Cell, ...]]:
-    names = (Cell(row.model, detail=row.bundle), Cell(row.engine), Cell(configuration(row)))
-    if headline_accuracy(row) is None:
-        yield (*names, Cell(""), missing(row, [row]), Cell(""), Cell(""), Cell(row.data))
-    for figure in row.accuracy:
-        yield (
-            *names,
-            Cell(figure.metric, detail=direction(figure.metric)),
-            Cell(accuracy_text(figure), row.kind, accuracy_ends(figure), order=figure.value),
-            Cell(str(figure.samples), order=figure.samples),
-            Cell(str(figure.positions), order=figure.positions),
-            Cell(row.data),
-        )

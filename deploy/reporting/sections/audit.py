@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from deploy.profiling.evidence import AuditEntry
 from deploy.profiling.results import Row
 from deploy.profiling.summary import Comparison
 from deploy.reporting.document import Cell, Column, Section, Table
+from deploy.reporting.figures import coverage_cell
 
 COLUMNS = (
     Column("Model"),
@@ -20,6 +22,16 @@ COLUMNS = (
     Column("Executed in"),
     Column("Kernel"),
     Column("Why not INT8", wide=True),
+)
+
+SHARES = (
+    Column("Model"),
+    Column("Engine"),
+    Column("INT8 MAC coverage", numeric=True),
+    Column("Executed in"),
+    Column("Share of MACs", numeric=True),
+    Column("Matmuls", numeric=True),
+    Column("Most frequent reason", wide=True),
 )
 
 
@@ -35,12 +47,39 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
             "number; all of them are in report.json."
         )
     lines = tuple(line for row, audit in having for line in _lines(row, audit))
+    shares = tuple(line for row, audit in having for line in _shares(row, audit))
+    tables = (
+        Table("Share of each precision", SHARES, shares, brief=True),
+        Table("What each engine executes", COLUMNS, lines, tall=True),
+    )
     return Section(
         title="Audit",
         order=50,
         lead=lead,
-        tables=(Table("What each engine executes", COLUMNS, lines, tall=True),) if having else (),
+        tables=tables if having else (),
     )
+
+
+def _shares(row: Row, audit: Sequence[AuditEntry]) -> Iterator[tuple[Cell, ...]]:
+    """Yield a line per precision, that with most multiply-accumulates first."""
+    by_precision: dict[str, list[AuditEntry]] = {}
+    for entry in audit:
+        by_precision.setdefault(entry.executed, []).append(entry)
+    macs = {name: sum(e.macs for e in entries) for name, entries in by_precision.items()}
+    total = sum(macs.values()) or 1
+    for name in sorted(macs, key=lambda name: -macs[name]):
+        entries = by_precision[name]
+        reasons = Counter(e.why or e.reason for e in entries if e.why or e.reason)
+        reason, count = reasons.most_common(1)[0] if reasons else ("", 0)
+        yield (
+            Cell(row.model, detail=row.bundle),
+            Cell(row.engine),
+            coverage_cell(row.coverage, row.kind),
+            Cell(name),
+            Cell(f"{100 * macs[name] / total:.1f} %", row.kind, order=macs[name] / total),
+            Cell(str(len(entries)), order=len(entries)),
+            Cell(reason, detail=f"{count} of {len(entries)}" if reason else ""),
+        )
 
 
 def _lines(row: Row, audit: Sequence[AuditEntry]) -> Iterator[tuple[Cell, ...]]:

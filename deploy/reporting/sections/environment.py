@@ -84,7 +84,7 @@ def _bundles(rows: Sequence[Row]) -> Table:
         seen.setdefault((*names, row.bundle_sha256))
     titles = ("Model", "Bundle", "Attention", "Calibration", "Task", "Data", "SHA-256 of manifest")
     lines = tuple(tuple(map(Cell, line)) for line in seen)
-    return Table("Models and bundles", tuple(map(Column, titles)), lines)
+    return Table("Models and bundles", tuple(map(Column, titles)), lines, brief=True)
 
 
 def _session(name: str, rows: Sequence[Row]) -> Table:
@@ -96,7 +96,7 @@ def _session(name: str, rows: Sequence[Row]) -> Table:
     lines += _conditions(rows)
     lines += _flattened(rows[0].environment)
     cells = tuple((Cell(setting), Cell(value)) for setting, value in lines)
-    return Table(f"Session {name}", (Column("Setting"), Column("Value")), cells)
+    return Table(f"Session {name}", (Column("Setting"), Column("Value")), cells, brief=True)
 
 
 def _conditions(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from deploy.profiling.summary import PERCENTILES, Comparison, RowFigures
 from deploy.reporting.charts import Mark, Strip, bar_chart, strip_chart
 from deploy.reporting.document import Cell, Chart, Column, Note, Section, Table
 from deploy.reporting.figures import (
+    SUBJECT,
     configuration,
     group_title,
     interval,
@@ -21,20 +22,16 @@ from deploy.reporting.figures import (
     ms_decimals,
     role,
     rounded,
+    subject,
     unique_labels,
 )
 from trueint8.kinds import Kind
 
 COLUMNS = (
-    Column("Model"),
-    Column("Engine"),
-    Column("Configuration"),
+    *SUBJECT,
     Column("p50", "Latency, ms", numeric=True),
     *(Column(f"p{q}", "Latency, ms", numeric=True) for q in PERCENTILES),
     Column("sequences/s", "Throughput", numeric=True),
-    Column("peak memory", "MiB", numeric=True),
-    Column("proportional", "MiB", numeric=True),
-    Column("on disk", "MiB", numeric=True),
     Column("batch × tokens", "Input", numeric=True),
     Column("Threads", numeric=True),
     Column("Samples", numeric=True),
@@ -148,21 +145,17 @@ def _mark(figures: RowFigures, label: str) -> Mark:
 
 def _line(figures: RowFigures) -> tuple[Cell, ...]:
     row = figures.row
-    names = (Cell(row.model, detail=row.bundle), Cell(row.engine), Cell(configuration(row)))
-    memory = (row.peak_memory_mib, row.pss_mib)
-    sizes = (*(_size(mib, row.kind) for mib in memory), _size(row.size_mib))
     latency = row.latency
     if latency is None:
         gap = missing(row, [row])
         gaps = [gap] * (2 + len(PERCENTILES))
-        return (*names, *gaps, *sizes, Cell(""), Cell(""), Cell("0"))
-    samples = sum(map(len, latency.rounds_ns))
+        return (*subject(row), *gaps, Cell(""), Cell(""), Cell("0"))
+    samples, rate = sum(map(len, latency.rounds_ns)), figures.throughput_per_s or 0.0
     return (
-        *names,
+        *subject(row),
         latency_cell(figures, [row], unit=""),
         *(_percentile(q, figures.percentiles_ms[q], row.kind) for q in PERCENTILES),
-        _quantity(figures.throughput_per_s or 0.0, row.kind),
-        *sizes,
+        Cell(rounded(rate, 1), row.kind, order=rate),
         Cell(f"{latency.batch} × {latency.sequence}"),
         Cell(str(latency.threads), order=latency.threads),
         Cell(str(samples), detail=f"in {len(latency.rounds_ns)} rounds", order=samples),
@@ -177,22 +170,8 @@ def _percentile(percent: int, found: Estimate | None, kind: Kind) -> Cell:
     return Cell(rounded(found.value, decimals), kind, detail=detail, order=found.value)
 
 
-def _size(mib: float | None, kind: Kind | None = None) -> Cell:
-    return Cell("") if mib is None else _quantity(mib, kind)
-
-
-def _quantity(value: float, kind: Kind | None) -> Cell:
-    return Cell(rounded(value, 1), kind, order=value)
-
-
 def _notes(figures: Sequence[RowFigures]) -> tuple[Note, ...]:
-    notes = [
-        Note(
-            "Throughput is batch ÷ p50. Peak memory is the largest resident set of the row's own "
-            "process; proportional counts pages that processes share in part. On disk: the files "
-            "the engine loads."
-        ),
-    ]
+    notes = [Note("Sequences per second are batch ÷ p50, of one call at a time.")]
     for row in (f.row for f in figures):
         if row.note:
             notes.append(Note(f"{row.model}, {row.engine}, {configuration(row)}: {row.note}"))

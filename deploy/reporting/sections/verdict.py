@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from deploy.profiling.gates import check_rows, unchecked
+from deploy.profiling.gates import Finding, check_rows, unchecked
 from deploy.profiling.results import Row
 from deploy.profiling.summary import Comparison
 from deploy.reporting.document import Note, Section
@@ -24,5 +24,14 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section:
         order=5,
         lead=lead,
         statements=tuple(verdict_of(comparison) for comparison in comparisons),
-        warnings=tuple(Note(f.text, name=f.name, fix=f.fix) for f in findings),
+        warnings=tuple(_warnings(findings)),
     )
+
+
+def _warnings(findings: Sequence[Finding]) -> Iterator[Note]:
+    """Yield one line for what the same gate found and the same remedy helps."""
+    alike: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault((finding.name, finding.fix), []).append(finding)
+    for (name, fix), found in alike.items():
+        yield Note("; ".join(finding.text for finding in found), name=name, fix=fix)

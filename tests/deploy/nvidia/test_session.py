@@ -42,6 +42,7 @@ def device() -> Iterator[FakeDevice]:
 @pytest.mark.parametrize("graph", [True, False])
 def test_every_shape_gives_its_own_result(device: FakeDevice, graph: bool) -> None:
     session, runner, engine = opened(device, graph=graph)
+    assert session.captures == graph
     with session:
         for round_ in range(3):
             for axes in ((1, 1), (2, 3), (4, 8), (2, 3), (3, 1), (1, 1)):
