@@ -6,12 +6,14 @@ therefore given two rows of two tokens, and what such a call takes beyond its ke
     latency − Σ kernel times,
 
 is what a call of any size takes. What timing adds to each kernel is in both sums of kernels, and
-is taken back here.
+is taken back here. The batch runs on one thread: operators are started on one, and where others
+wait for work on a busy machine, nothing else can be seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from calib.inputs import GraphInput
@@ -77,7 +79,7 @@ def measure_small_calls(
     times = time_interleaved_sessions(
         engine,
         {configuration: (path, configuration)},
-        running,
+        replace(running, threads=1),
         small,
         rounds=rounds,
         round_ms=round_ms,

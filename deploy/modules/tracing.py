@@ -113,20 +113,20 @@ def executed(roots: Sequence[Any], weights: Mapping[int, str]) -> list[Executed]
     seen: Counter[str] = Counter()
     for event in _kernels(roots):
         operands = _operands(event)
+        operator = re.sub(r"^graph_\d+_", "", event.name)  # how many were compiled before it
         if not operands:
-            name = re.sub(r"^graph_\d+_", "", event.name)  # how many were compiled before it
-            kind, precision, module = _kind(name), "", ""
+            name, kind, precision, module = operator, _kind(operator), "", ""
         else:
             module = next((weights[p] for p, _ in operands if p in weights), "")
-            attention = event.name.startswith(_ATTENTION)
+            attention = operator.startswith(_ATTENTION)
             kind = "attention" if attention else "matmul"
-            kind = "convolution" if event.name == "aten::convolution" else kind
+            kind = "convolution" if operator == "aten::convolution" else kind
             name = module or kind
             seen[name] += 1
             name = name if seen[name] == 1 else f"{name} {seen[name]}"
             types = {_PRECISION.get(dtype, str(dtype)) for _, dtype in operands}
             precision = types.pop() if len(types) == 1 else "mixed"
-        found.append(Executed(name, kind, precision, event.name, module, _time(event)))
+        found.append(Executed(name, kind, precision, operator, module, _time(event)))
     return found
 
 
