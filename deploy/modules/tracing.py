@@ -115,7 +115,7 @@ def executed(roots: Sequence[Any], weights: Mapping[int, str]) -> list[Executed]
         operands = _operands(event)
         operator = re.sub(r"^graph_\d+_", "", event.name)  # how many were compiled before it
         if not operands:
-            name, kind, precision, module = operator, _kind(operator), "", ""
+            name, kind, precision, module = operator, kind_of(operator), "", ""
         else:
             module = next((weights[p] for p, _ in operands if p in weights), "")
             attention = operator.startswith(_ATTENTION)
@@ -197,7 +197,8 @@ def _below(event: Any) -> Iterator[Any]:
         yield from _below(child)
 
 
-def _kind(name: str) -> KernelKind:
+def kind_of(name: str) -> KernelKind:
+    """Return what an operator does that multiplies nothing, by its name."""
     if "_fused_" in name:
         return _fused_kind(name.partition("_fused_")[2])
     operator = name.rpartition("::")[2].rstrip("_")
