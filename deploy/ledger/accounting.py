@@ -54,7 +54,7 @@ class LedgerRequest:
 
     Attributes:
         bundle: Verified.
-        engines: Names; empty for all that run graphs here.
+        engines: Names; empty for all that run on the processor here.
         shapes: Of inputs; the others follow, or are those that the bundle was built for.
         rounds: Interleaved rounds.
         round_ms: Aim for one session's calls in a round.
@@ -118,7 +118,10 @@ def why_not(bundle: Bundle, name: str) -> str:
     if _on_gpu(engine, options):
         return "it runs on a GPU, and the probes run on the processor"
     if options.hint != "latency":
-        return "its calls run in parts side by side, and its kernels are timed in one"
+        return (
+            "its calls run in parts side by side, and its kernels are timed in one; with the "
+            "latency hint, --threads tells what one part does"
+        )
     return ""
 
 
@@ -144,7 +147,7 @@ def _engines(bundle: Bundle, wanted: Sequence[str]) -> list[Engine]:
         name, reason = next((n, r) for n, r in reasons.items() if r)
         raise ConfigError(
             f"there is no ledger of {name}: {reason}",
-            fix="pass --engine with engines of the bundle that run graphs on this machine",
+            fix="pass --engine with engines of the bundle that run on the processor here",
         )
     return [engine_of(bundle, name) for name in found]
 
