@@ -79,12 +79,13 @@ class Torch:
     ) -> list[Kernel]:
         """Read every operator that a run executes from torch's profiler.
 
-        CUDA graphs, inside which the profiler sees no operator, are off meanwhile.
+        CUDA graphs, inside which the profiler sees no operator, are off meanwhile, and kernels that
+        are compiled say that they run.
         """
         from deploy.modules.session import audit_session
 
         options = replace(running.options, cuda_graph=False)
-        running = replace(running, options=options)
+        running = replace(running, options=options, profiled=True)
         with self.open(path, configuration, running) as session:
             return audit_session(session, running, matmuls)
 

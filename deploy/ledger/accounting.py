@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from deploy.graph_audit import graph_engines
 from deploy.graph_shapes import choose_shapes, inputs_of, profile_shapes
 from deploy.hardware import default_threads
 from deploy.ledger.costs import BITS, Cost, Roof, bytes_in, costs_of
-from deploy.ledger.dispatch import measure_dispatch
+from deploy.ledger.dispatch import Dispatch, measure_line
 from deploy.ledger.parts import Timed, parts_of
 from deploy.ledger.probing import measure_copies, measure_peaks
 from deploy.ledger.record import (
@@ -31,7 +32,8 @@ from deploy.ledger.record import (
     SpeedUp,
     SpeedUpSource,
 )
-from deploy.ledger.timing import SessionTimes, time_interleaved_sessions
+from deploy.ledger.small_calls import measure_small_calls, small_batch
+from deploy.ledger.timing import Batch, SessionTimes, time_interleaved_sessions
 from deploy.profiling.measurement import check_rounds
 from deploy.profiling.statistics import median_ms, quantile_ms, speed_up
 from deploy.sessions import Configuration, Engine, Running, int8_configuration
@@ -52,7 +54,7 @@ class LedgerRequest:
 
     Attributes:
         bundle: Verified.
-        engines: Names; empty for all that run graphs here.
+        engines: Names; empty for all that run on the processor here.
         shapes: Of inputs; the others follow, or are those that the bundle was built for.
         rounds: Interleaved rounds.
         round_ms: Aim for one session's calls in a round.
@@ -83,6 +85,10 @@ class _Subject:
         shapes = profile_shapes(self.model, {k: v.shape for k, v in self.batch.items()})
         return replace(self.request.bundle.running(engine, self.threads), shapes=shapes)
 
+    def small(self) -> Batch:
+        """Return the first rows and tokens of the batch."""
+        return small_batch(self.batch, inputs_of(self.model))
+
 
 def account(request: LedgerRequest, progress: Progress) -> Iterator[list[Ledger]]:
     """Measure and yield the ledgers of one engine after the other, float first.
@@ -95,6 +101,8 @@ def account(request: LedgerRequest, progress: Progress) -> Iterator[list[Ledger]
     engines = _engines(request.bundle, request.engines)
     with progress.step("count the matmuls"):
         subject = _subject(request)
+    if any(engine.runs_checkpoint for engine in engines):
+        subject.small()  # or why there is none, before anything is timed
     with progress.step("probe the machine"):
         peaks = measure_peaks(_probes(), subject.threads)
     for engine in engines:
@@ -107,17 +115,29 @@ def why_not(bundle: Bundle, name: str) -> str:
     options = bundle.running(name, threads=1).options
     if not bundle.manifest.engines[name].runs_here or not engine.runs_here:
         return "it cannot run here"
-    if engine.needs(options).capabilities or options.provider != "cpu":
+    if _on_gpu(engine, options):
         return "it runs on a GPU, and the probes run on the processor"
     if options.hint != "latency":
-        return "its calls run in parts side by side, and its kernels are timed in one"
-    return "it runs checkpoints, and dispatch is measured with graphs" * engine.runs_checkpoint
+        return (
+            "its calls run in parts side by side, and its kernels are timed in one; with the "
+            "latency hint, --threads tells what one part does"
+        )
+    return ""
+
+
+def _on_gpu(engine: Engine, options: EngineOptions) -> bool:
+    if engine.runs_checkpoint:
+        from deploy.modules.session import device
+
+        return str(device().type) == "cuda"
+    return bool(engine.needs(options).capabilities) or options.provider != "cpu"
 
 
 def _probes() -> list[Engine]:
-    """Return every installed engine of graphs on the processor, in the bundle or not."""
-    found: list[Engine] = [ENGINES.load(name) for name in graph_engines(["all"])]
-    return [e for e in found if e.runs_here and not e.needs(EngineOptions()).capabilities]
+    """Return every installed engine on the processor, in the bundle or not, and torch once."""
+    names = [*graph_engines(["all"]), *(["torch"] if find_spec("torch") else [])]
+    found: list[Engine] = [ENGINES.load(name) for name in names]
+    return [e for e in found if e.runs_here and not _on_gpu(e, EngineOptions())]
 
 
 def _engines(bundle: Bundle, wanted: Sequence[str]) -> list[Engine]:
@@ -127,7 +147,7 @@ def _engines(bundle: Bundle, wanted: Sequence[str]) -> list[Engine]:
         name, reason = next((n, r) for n, r in reasons.items() if r)
         raise ConfigError(
             f"there is no ledger of {name}: {reason}",
-            fix="pass --engine with engines of the bundle that run graphs on this machine",
+            fix="pass --engine with engines of the bundle that run on the processor here",
         )
     return [engine_of(bundle, name) for name in found]
 
@@ -161,14 +181,9 @@ def _of_engine(
     accounted = [c for c in floats if c.rest in known]
     accounted += [int8] if int8 is not None and "int8" in known else []
     with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
-        paths: dict[Configuration, tuple[Path, Configuration]] = {
-            c: (bundle.float_graph if c.graph == "float" else bundle.engine_folder(engine.name), c)
-            for c in accounted
-        }
+        paths = {c: (_path(bundle, engine, c), c) for c in accounted}
         if int8 in paths:
-            simulated = Path(scratch) / "simulated.onnx"
-            save_model(_simulated(bundle.quantized_graph(engine.name)), simulated)
-            paths[_SIMULATED] = (simulated, _SIMULATED)
+            paths[_SIMULATED] = (_simulated(bundle, engine, Path(scratch)), _SIMULATED)
         with progress.step(f"time {engine.name}", total=request.rounds) as advance:
             times = time_interleaved_sessions(
                 engine,
@@ -187,10 +202,44 @@ def _of_engine(
     return _with_speed_ups(ledgers, dict(zip(accounted, ledgers, strict=True)), times, subject)
 
 
-def _simulated(graph: Path) -> ir.Model:
-    model = load_clean(graph)
+def _path(bundle: Bundle, engine: Engine, configuration: Configuration) -> Path:
+    if configuration.graph == "float" and not engine.runs_checkpoint:
+        return bundle.float_graph
+    return bundle.engine_folder(engine.name)
+
+
+def _simulated(bundle: Bundle, engine: Engine, scratch: Path) -> Path:
+    """Return what the engine opens to compute the Q/DQ graph in float."""
+    if engine.runs_checkpoint:
+        return bundle.engine_folder(engine.name)
+    model = load_clean(bundle.quantized_graph(engine.name))
     Simulate()(model)
-    return model
+    path = scratch / "simulated.onnx"
+    save_model(model, path)
+    return path
+
+
+def _dispatch(
+    engine: Engine,
+    path: Path,
+    configuration: Configuration,
+    running: Running,
+    subject: _Subject,
+    kernels: int,
+    outputs: Batch,
+) -> Dispatch:
+    request = subject.request
+    rounds, round_ms = request.rounds, request.round_ms
+    if engine.runs_checkpoint:
+        small = subject.small()
+        return measure_small_calls(
+            engine, path, configuration, running, small, rounds=rounds, round_ms=round_ms
+        )
+    inputs = inputs_of(subject.model)
+    return measure_line(
+        engine, configuration, running, subject.batch, outputs, inputs,
+        rounds=rounds, round_ms=round_ms,
+    ).of(kernels)  # fmt: skip
 
 
 def _ledger(
@@ -217,16 +266,7 @@ def _ledger(
         attentions=subject.attentions,
         precision=precision,
     )
-    dispatch = measure_dispatch(
-        engine,
-        configuration,
-        running,
-        subject.batch,
-        times.outputs,
-        inputs_of(subject.model),
-        rounds=subject.request.rounds,
-        round_ms=subject.request.round_ms,
-    )
+    dispatch = _dispatch(engine, path, configuration, running, subject, len(kernels), times.outputs)
     parts = parts_of(timed, dispatch)
     not_found = timed.not_found()
     ceiling = sum(t for n, t in timed.ceilings_ns.items() if n not in not_found) / 1e6

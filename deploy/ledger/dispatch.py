@@ -34,7 +34,15 @@ _OPSET = 17
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """What lies outside kernels, in nanoseconds.
+    """What lies outside the kernels of a call, measured by itself, and how in words."""
+
+    ns: float
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a call takes beyond its kernels, in nanoseconds.
 
     Attributes:
         call_ns: Of one call.
@@ -46,19 +54,16 @@ class Dispatch:
     empty_ns: float
     told_ns: float
 
-    def of(self, kernels: int) -> float:
+    def of(self, kernels: int) -> Dispatch:
         """Return what a call with so many kernels costs beyond their times."""
-        return self.call_ns + (self.empty_ns - self.told_ns) * kernels
-
-    def told(self, kernels: int) -> str:
-        """Return the figures in words."""
-        return (
+        return Dispatch(
+            self.call_ns + (self.empty_ns - self.told_ns) * kernels,
             f"call {self.call_ns / 1e6:.2f} ms + {kernels} kernels x "
-            f"({self.empty_ns / 1e3:.2f} us - {self.told_ns / 1e3:.2f} us in their times)"
+            f"({self.empty_ns / 1e3:.2f} us - {self.told_ns / 1e3:.2f} us in their times)",
         )
 
 
-def measure_dispatch(
+def measure_line(
     engine: Engine,
     configuration: Configuration,
     running: Running,
@@ -68,7 +73,7 @@ def measure_dispatch(
     *,
     rounds: int,
     round_ms: float,
-) -> Dispatch:
+) -> Line:
     """Time both graphs in turn and return the line through them.
 
     Args:
@@ -99,7 +104,7 @@ def measure_dispatch(
     added = _MANY - _FEW
     outside = (many.outside_ns - few.outside_ns) / added
     empty = (many.latency_ns - few.latency_ns) / added
-    return Dispatch(few.outside_ns - outside * _FEW, empty, empty - outside)
+    return Line(few.outside_ns - outside * _FEW, empty, empty - outside)
 
 
 def call_graph(inputs: Sequence[GraphInput], outputs: Batch, length: int) -> ir.Model:

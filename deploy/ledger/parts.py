@@ -80,8 +80,7 @@ def parts_of(timed: Timed, dispatch: Dispatch) -> list[Part]:
     for name, time_ns in timed.times_ns.items():
         kernel = known.get(name, Kernel(name, "other", implementation=name))
         sums[place.of(kernel)].add(_label(kernel), time_ns, timed.ceiling_ns(kernel))
-    count = len(timed.kernels)
-    sums["dispatch"].measured_ns = dispatch.of(count)
+    sums["dispatch"].measured_ns = dispatch.ns
     return [
         Part(
             name=name,
@@ -90,7 +89,7 @@ def parts_of(timed: Timed, dispatch: Dispatch) -> list[Part]:
             measured_ms=sums[name].measured_ns / 1e6,
             ceiling_ms=sums[name].ceiling_ns / 1e6,
             kernels=sum(n for _, n in sums[name].by.values()),
-            detail=dispatch.told(count) if name == "dispatch" else _detail(sums[name]),
+            detail=dispatch.told if name == "dispatch" else _detail(sums[name]),
         )
         for name in PARTS
     ]

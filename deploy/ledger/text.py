@@ -28,7 +28,7 @@ def ledger_lines(ledgers: Sequence[Ledger]) -> Iterator[str]:
     first = ledgers[0]
     shapes = shapes_text(first.shapes)
     yield from folded("", [f"{first.engine}: ms of one call, {first.threads} threads, {shapes}"])
-    yield _line("", [ledger.configuration for ledger in ledgers])
+    yield from _headings([ledger.configuration for ledger in ledgers])
     yield _line("ceiling [PREDICTED]", [f"{ledger.ceiling_ms:.2f}" for ledger in ledgers])
     for index, name in enumerate(PARTS):
         parts = [ledger.parts[index] for ledger in ledgers]
@@ -48,6 +48,14 @@ def ledger_lines(ledgers: Sequence[Ledger]) -> Iterator[str]:
     for ledger in ledgers:
         yield ""
         yield from _details(ledger)
+
+
+def _headings(names: Sequence[str]) -> Iterator[str]:
+    """Yield the names of configurations, the mode of a long one below it."""
+    heads = [name if len(name) < _COLUMN else name.rpartition("-")[0] for name in names]
+    yield _line("", heads)
+    if heads != list(names):
+        yield _line("", [name[len(head) :] for name, head in zip(names, heads, strict=True)])
 
 
 def _line(title: str, cells: Sequence[str]) -> str:

@@ -77,8 +77,8 @@ def time_interleaved_sessions(
 ) -> dict[K, SessionTimes]:
     """Run each session in every round, without profiling and with it, in an order drawn anew.
 
-    A profiled session is opened anew each round, since engines keep averages for as long as a
-    session lives.
+    A profiled session is opened anew each round, since engines of graphs keep averages for as long
+    as a session lives; those of checkpoints, which compile for long, keep sums instead.
 
     Args:
         engine: That runs here.
@@ -100,17 +100,61 @@ def time_interleaved_sessions(
         }
         times = {key: SessionTimes(session.run(batch)) for key, session in sessions.items()}
         runs = {k: _runs_per_round(s, batch, round_ms) for k, s in sessions.items()}
+        watches = {
+            key: stack.enter_context(_Watch(engine, *opened, running))
+            for key, opened in paths.items()
+        }
         for _ in range(rounds):
             for key in order.sample(list(sessions), len(sessions)):
                 sessions[key].run(batch)
                 times[key].rounds_ns.append(_timed(sessions[key], batch, runs[key]))
-                path, configuration = paths[key]
-                with engine.open(path, configuration, replace(running, profiled=True)) as profiled:
-                    profiled.run(batch)
-                    times[key].profiled_ns.append(_timed(profiled, batch, runs[key]))
-                    times[key].kernel_rounds_ns.append(profiled.kernel_times())
+                calls, kernels = watches[key].round(batch, runs[key])
+                times[key].profiled_ns.append(calls)
+                times[key].kernel_rounds_ns.append(kernels)
             advance(1)
     return times
+
+
+class _Watch:
+    """The profiled sessions of one configuration; a context manager."""
+
+    def __init__(
+        self, engine: Engine, path: Path, configuration: Configuration, running: Running
+    ) -> None:
+        self._engine, self._opened = engine, (path, configuration)
+        self._running = replace(running, profiled=True)
+        self._keeps = engine.runs_checkpoint
+        self._kept: Session | None = None
+        self._runs = 0
+
+    def round(self, batch: Batch, runs: int) -> tuple[list[int], dict[str, float]]:
+        """Return the times of so many calls, and the mean per call of every kernel in them."""
+        if not self._keeps:
+            with self._open() as session:
+                session.run(batch)
+                return _timed(session, batch, runs), session.kernel_times()
+        if self._kept is None:
+            self._kept = self._open()
+        self._kept.run(batch)
+        self._runs += 1
+        before = self._sums(self._kept)
+        calls = _timed(self._kept, batch, runs)
+        self._runs += runs
+        after = self._sums(self._kept)
+        return calls, {name: (t - before.get(name, 0.0)) / runs for name, t in after.items()}
+
+    def _open(self) -> Session:
+        return self._engine.open(*self._opened, self._running)
+
+    def _sums(self, session: Session) -> dict[str, float]:
+        return {name: t * self._runs for name, t in session.kernel_times().items()}
+
+    def __enter__(self) -> _Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._kept is not None:
+            self._kept.close()
 
 
 def _runs_per_round(session: Session, batch: Batch, round_ms: float) -> int:

@@ -27,7 +27,7 @@ from trueint8.errors import RunError
 PARAMETERS = "int8.safetensors"
 EAGER = "eager"
 
-_DTYPE: dict[Precision, Any] = {
+TORCH_TYPES: dict[Precision, Any] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -65,7 +65,7 @@ class TorchSession:
         source = recorded_source(folder)
         model, self.inputs = load_torch_model(source, None, allow_pickle=False)
         _fuse_attention(model.model, source.config or {})
-        self._dtype = _DTYPE[configuration.rest]
+        self._dtype = TORCH_TYPES[configuration.rest]
         model = model.to(self._where, self._dtype)
         if configuration.graph != "float":
             check_exact(self._where)

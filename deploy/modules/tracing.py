@@ -6,6 +6,7 @@ operand's storage. Its precision is the type of both operands.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,21 @@ _PRECISION = {
     torch.int8: "int8", torch.uint8: "int8",
 }  # fmt: skip
 _KINDS: dict[str, KernelKind] = {
-    "softmax": "softmax", "layer_norm": "normalization", "copy": "reformat",
-    "clone": "reformat", "cat": "reformat", "fused": "pointwise",
+    "softmax": "softmax", "norm": "normalization", "quantize": "quantize",
+    "copy": "reformat", "clone": "reformat", "cat": "reformat", "contiguous": "reformat",
+    "reshape": "reformat",
 }  # fmt: skip
+"""By what the name of an operator holds."""
+_POINTWISE = (
+    "abs", "add", "clamp", "div", "eq", "erf", "exp", "ge", "gelu", "gt", "le", "log",
+    "logical_and", "logical_not", "lt", "masked_fill", "mul", "ne", "neg", "pow", "reciprocal",
+    "relu", "round", "rsqrt", "sigmoid", "silu", "sqrt", "sub", "tanh", "where",
+)  # fmt: skip
+_MOVED = (
+    "clone|_to_copy|copy|cat|expand|permute|select|slice|split|squeeze|transpose|unsqueeze|view"
+)
+_QUANTIZED = "add|clamp|div|mul|round"
+"""Of which a kernel around an INT8 product consists: its epilogue, and the next one's steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +113,20 @@ def executed(roots: Sequence[Any], weights: Mapping[int, str]) -> list[Executed]
     seen: Counter[str] = Counter()
     for event in _kernels(roots):
         operands = _operands(event)
+        operator = re.sub(r"^graph_\d+_", "", event.name)  # how many were compiled before it
         if not operands:
-            name, kind, precision, module = event.name, _kind(event.name), "", ""
+            name, kind, precision, module = operator, kind_of(operator), "", ""
         else:
             module = next((weights[p] for p, _ in operands if p in weights), "")
-            attention = event.name.startswith(_ATTENTION)
+            attention = operator.startswith(_ATTENTION)
             kind = "attention" if attention else "matmul"
-            kind = "convolution" if event.name == "aten::convolution" else kind
+            kind = "convolution" if operator == "aten::convolution" else kind
             name = module or kind
             seen[name] += 1
             name = name if seen[name] == 1 else f"{name} {seen[name]}"
             types = {_PRECISION.get(dtype, str(dtype)) for _, dtype in operands}
             precision = types.pop() if len(types) == 1 else "mixed"
-        found.append(Executed(name, kind, precision, event.name, module, _time(event)))
+        found.append(Executed(name, kind, precision, operator, module, _time(event)))
     return found
 
 
@@ -183,5 +197,29 @@ def _below(event: Any) -> Iterator[Any]:
         yield from _below(child)
 
 
-def _kind(name: str) -> KernelKind:
-    return next((kind for part, kind in _KINDS.items() if part in name), "other")
+def kind_of(name: str) -> KernelKind:
+    """Return what an operator does that multiplies nothing, by its name."""
+    if "_fused_" in name:
+        return _fused_kind(name.partition("_fused_")[2])
+    operator = name.rpartition("::")[2].rstrip("_")
+    if operator in _POINTWISE:
+        return "pointwise"
+    if operator == "to":  # in another type, or nothing
+        return "reformat"
+    return next((kind for part, kind in _KINDS.items() if part in operator), "other")
+
+
+def _fused_kind(operators: str) -> KernelKind:
+    """Return what a generated kernel does, by the names of the operators it was made of.
+
+    One that quantizes and does something else as well is no Q/DQ on its own.
+    """
+    if "softmax" in operators:
+        return "softmax"
+    if "norm" in operators or "rsqrt" in operators:
+        return "normalization"
+    if re.fullmatch(rf"(({_MOVED})_)+\d+", operators):
+        return "reformat"
+    if "round" in operators and re.fullmatch(rf"(({_MOVED}|{_QUANTIZED})_)+\d+", operators):
+        return "quantize"
+    return "pointwise"

@@ -108,6 +108,14 @@ def test_the_text_fits_and_tells_all(ledgers: list[Ledger]) -> None:
     assert "dispatch: call " in text and "FullyConnected int8" in text
 
 
+def test_a_long_name_is_folded_above_its_column(ledgers: list[Ledger]) -> None:
+    first = ledgers[0]
+    eager = first.model_copy(update={"configuration": "float-bf16-eager"})
+    _, names, modes, *_ = ledger_lines([first, eager])
+    assert names.split() == [first.configuration, "float-bf16"] and modes.split() == ["-eager"]
+    assert len(names) == len(modes)
+
+
 @pytest.mark.slow
 def test_a_ledger_at_other_shapes(bundle: Bundle) -> None:
     shapes = ("--shapes", "input_ids:2x8")

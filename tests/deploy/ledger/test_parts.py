@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deploy.kernels import Kernel
-from deploy.ledger.dispatch import Dispatch
+from deploy.ledger.dispatch import Dispatch, Line
 from deploy.ledger.parts import Timed, parts_of
 from deploy.ledger.record import PARTS, Part
 
@@ -34,7 +34,7 @@ def account(
     timed = Timed(
         kernels, {k.name: TIMES[k.name] for k in kernels}, CEILINGS, attentions, precision
     )
-    return {part.name: part for part in parts_of(timed, Dispatch(2e6, 3e5, 2e5))}
+    return {part.name: part for part in parts_of(timed, Line(2e6, 3e5, 2e5).of(len(kernels)))}
 
 
 def test_every_kernel_is_in_one_part_and_none_is_lost() -> None:
@@ -91,5 +91,5 @@ def test_what_no_kernel_names_is_told() -> None:
     timed = Timed(KERNELS[:1], TIMES, CEILINGS, ATTENTIONS, "int8")
     assert timed.not_found() == ["down", "image", "0.scores", "0.context"]
     unknown = Timed(KERNELS[:1], {"up": 1e6, "new": 2e6}, CEILINGS, ATTENTIONS, "int8")
-    other = next(p for p in parts_of(unknown, Dispatch(0, 0, 0)) if p.name == "other operators")
+    other = next(p for p in parts_of(unknown, Dispatch(0, "")) if p.name == "other operators")
     assert other.measured_ms == 2 and other.detail == "new 2.00 ms (1)"

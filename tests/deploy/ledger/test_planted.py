@@ -92,7 +92,7 @@ def parts(engine: Engine, paths: dict[str, Path]) -> dict[str, dict[PartName, Pa
             attentions=[],
             precision="fp32",
         )
-        found[name] = {part.name: part for part in parts_of(timed, Dispatch(0, 0, 0))}
+        found[name] = {part.name: part for part in parts_of(timed, Dispatch(0, ""))}
     return found
 
 

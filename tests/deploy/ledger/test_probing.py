@@ -10,7 +10,7 @@ import pytest
 from calib.inputs import GraphInput
 from deploy.engines import ENGINES
 from deploy.ledger.costs import Cost, Roof, bytes_in, costs_of
-from deploy.ledger.dispatch import Dispatch, call_graph
+from deploy.ledger.dispatch import Line, call_graph
 from deploy.ledger.probing import measure_copies, measure_peaks
 from deploy.ledger.timing import Batch
 from deploy.sessions import Configuration, Running
@@ -55,9 +55,9 @@ def test_a_call_graph_has_the_models_inputs_and_outputs_and_so_many_kernels(
 
 
 def test_dispatch_is_a_line() -> None:
-    found = Dispatch(2e6, empty_ns=1500, told_ns=500)
-    assert found.of(50) == 2.05e6
-    assert found.told(50) == "call 2.00 ms + 50 kernels x (1.50 us - 0.50 us in their times)"
+    found = Line(2e6, empty_ns=1500, told_ns=500)
+    assert found.of(50).ns == 2.05e6
+    assert found.of(50).told == "call 2.00 ms + 50 kernels x (1.50 us - 0.50 us in their times)"
 
 
 def test_costs_are_those_counted_by_hand(tmp_path: Path) -> None:
