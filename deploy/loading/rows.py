@@ -10,7 +10,6 @@ from pydantic import Field
 
 from deploy.record import Record
 from trueint8.artifacts import write_atomically
-from trueint8.errors import DataError
 from trueint8.kinds import Kind
 
 SCHEMA: Literal["trueint8/load/1"] = "trueint8/load/1"
@@ -87,13 +86,6 @@ def read_load(path: Path) -> list[LoadRow]:
     Raises:
         DataError: If it is missing or holds anything else.
     """
-    fix = "pass a file that `deploy load` wrote"
-    if not path.is_file():
-        raise DataError(f"no load results at {path}", fix=fix)
-    rows = [
-        LoadRow.from_line(line, f"{path} line {number}", SCHEMA, fix=fix)
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
-    ]
-    if not rows:
-        raise DataError(f"{path} holds no rows", fix=fix)
-    return rows
+    return LoadRow.from_lines(
+        path, SCHEMA, what="load results", fix="pass a file that `deploy load` wrote"
+    )

@@ -76,7 +76,8 @@ def measure(request: ProfileRequest, progress: Progress) -> Iterator[Row]:
     """Verify all bundles, measure all their engines beside each other, and yield the rows.
 
     Raises:
-        IntegrityError: Before anything runs, if a file of any bundle was changed.
+        IntegrityError: Before anything runs, if a file of any bundle was changed; afterwards, if
+            one was changed meanwhile.
         DataError: Likewise, if there is no evaluation data, or it does not fit a model.
         RunError: If a configuration fails; nothing is measured in its place, and rows of the
             engines before it come first.
@@ -170,6 +171,7 @@ def _rows(
             error, beside = pool.error, f"{call.id}-{pools}"
             count = len({number for number, _ in pool.timed})
             for number, unit in enumerate(waiting[:count]):
+                unit.bundle.check_unchanged()
                 mine = {c: pool.timed[number, c] for c in unit.paths}
                 rows = [measured_row(call, unit, c, t, effort, beside) for c, t in mine.items()]
                 ready.append([with_evidence(row, unit.bundle, unit.audit) for row in rows])

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from deploy import api
 from deploy.bundle import open_bundle
 from deploy.engines import ENGINES
+from deploy.profiling import measurement
+from deploy.profiling.pool import Pool, run_pool
 from deploy.sessions import Configuration, Engine, Running, Session
 from tests.deploy.running import run_here
 from trueint8.errors import IntegrityError
@@ -89,3 +92,17 @@ def test_an_engine_that_opened_a_swapped_file_is_closed_and_refused(
         run_here("verify", bundle_copy, "--engine", engine).refused(9, "while it was opened")
     with api.load(bundle_copy, engine=engine):
         pass
+
+
+def test_figures_of_a_swapped_file_are_not_given(bundle_copy: Path, held_out: Path) -> None:
+    def swapping(*given: Any) -> Pool:
+        _swap_and_back(bundle_copy / NAMES[0])
+        return run_pool(*given)
+
+    out = bundle_copy.parent / "results.jsonl"
+    flags = ("--rounds", 3, "--round-ms", 1, "--launches", 1, "--samples", 2)
+    with mock.patch.object(measurement, "run_pool", swapping):
+        ended = run_here(
+            "profile", bundle_copy, "--engine", "onnxruntime", "--data", held_out, "-o", out, *flags
+        )
+    ended.refused(9, "was changed while it was opened")
