@@ -34,7 +34,7 @@ class LedgerOptions:
 
     bundle: str | None = argument(metavar="BUNDLE")
     engine: str | None = option(
-        help="Only these engines, joined by commas.  [default: all on the processor here]"
+        help="Only these engines, joined by commas.  [default: all that run here]"
     )
     shapes: str | None = option(
         help="Shapes of inputs, such as input_ids:8x128.  [default: those of the bundle]"

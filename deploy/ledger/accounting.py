@@ -20,9 +20,10 @@ from deploy.graph_audit import graph_engines
 from deploy.graph_shapes import choose_shapes, inputs_of, profile_shapes
 from deploy.hardware import default_threads
 from deploy.ledger.costs import BITS, Cost, Roof, bytes_in, costs_of
-from deploy.ledger.dispatch import Dispatch, measure_line
+from deploy.ledger.dispatch import Dispatch, beside_device, measure_line
 from deploy.ledger.parts import Timed, parts_of
-from deploy.ledger.probing import measure_copies, measure_peaks
+from deploy.ledger.plans import compiled_once, measure_device_copies
+from deploy.ledger.probing import ON_GPU, ON_PROCESSOR, measure_copies, measure_peaks
 from deploy.ledger.record import (
     Interval,
     Ledger,
@@ -34,6 +35,8 @@ from deploy.ledger.record import (
 )
 from deploy.ledger.small_calls import measure_small_calls, small_batch
 from deploy.ledger.timing import Batch, SessionTimes, time_interleaved_sessions
+from deploy.nvidia.device import open_device
+from deploy.nvidia.engine import PlanEngine
 from deploy.profiling.measurement import check_rounds
 from deploy.profiling.statistics import median_ms, quantile_ms, speed_up
 from deploy.sessions import Configuration, Engine, Running, int8_configuration
@@ -54,7 +57,7 @@ class LedgerRequest:
 
     Attributes:
         bundle: Verified.
-        engines: Names; empty for all that run on the processor here.
+        engines: Names; empty for all that run here.
         shapes: Of inputs; the others follow, or are those that the bundle was built for.
         rounds: Interleaved rounds.
         round_ms: Aim for one session's calls in a round.
@@ -103,10 +106,13 @@ def account(request: LedgerRequest, progress: Progress) -> Iterator[list[Ledger]
         subject = _subject(request)
     if any(engine.runs_checkpoint for engine in engines):
         subject.small()  # or why there is none, before anything is timed
+    peaks: dict[bool, list[Peak]] = {}
     with progress.step("probe the machine"):
-        peaks = measure_peaks(_probes(), subject.threads)
+        for plans in {_has_plans(engine) for engine in engines}:
+            size = ON_GPU if plans else ON_PROCESSOR
+            peaks[plans] = measure_peaks(_probes(plans=plans), subject.threads, size)
     for engine in engines:
-        yield _of_engine(engine, subject, peaks, progress)
+        yield _of_engine(engine, subject, peaks[_has_plans(engine)], progress)
 
 
 def why_not(bundle: Bundle, name: str) -> str:
@@ -115,8 +121,8 @@ def why_not(bundle: Bundle, name: str) -> str:
     options = bundle.running(name, threads=1).options
     if not bundle.manifest.engines[name].runs_here or not engine.runs_here:
         return "it cannot run here"
-    if _on_gpu(engine, options):
-        return "it runs on a GPU, and the probes run on the processor"
+    if not _has_plans(engine) and _on_gpu(engine, options):
+        return "it runs on a GPU and does not time its kernels there"
     if options.hint != "latency":
         return (
             "its calls run in parts side by side, and its kernels are timed in one; with the "
@@ -130,14 +136,21 @@ def _on_gpu(engine: Engine, options: EngineOptions) -> bool:
         from deploy.modules.session import device
 
         return str(device().type) == "cuda"
-    return bool(engine.needs(options).capabilities) or options.provider != "cpu"
+    return options.provider != "cpu"
 
 
-def _probes() -> list[Engine]:
-    """Return every installed engine on the processor, in the bundle or not, and torch once."""
+def _has_plans(engine: Engine) -> bool:
+    """Return whether the engine is of the TensorRT family."""
+    return isinstance(engine, PlanEngine)
+
+
+def _probes(*, plans: bool) -> list[Engine]:
+    """Return every installed engine of the GPU, or of the processor, where torch is one of them."""
     names = [*graph_engines(["all"]), *(["torch"] if find_spec("torch") else [])]
-    found: list[Engine] = [ENGINES.load(name) for name in names]
-    return [e for e in found if e.runs_here and not _on_gpu(e, EngineOptions())]
+    found = [engine for engine in map(ENGINES.load, names) if engine.runs_here]
+    if plans:
+        return [engine for engine in found if _has_plans(engine)]
+    return [e for e in found if not _has_plans(e) and not _on_gpu(e, EngineOptions())]
 
 
 def _engines(bundle: Bundle, wanted: Sequence[str]) -> list[Engine]:
@@ -147,7 +160,7 @@ def _engines(bundle: Bundle, wanted: Sequence[str]) -> list[Engine]:
         name, reason = next((n, r) for n, r in reasons.items() if r)
         raise ConfigError(
             f"there is no ledger of {name}: {reason}",
-            fix="pass --engine with engines of the bundle that run on the processor here",
+            fix="pass --engine with others of the bundle",
         )
     return [engine_of(bundle, name) for name in found]
 
@@ -181,9 +194,13 @@ def _of_engine(
     accounted = [c for c in floats if c.rest in known]
     accounted += [int8] if int8 is not None and "int8" in known else []
     with tempfile.TemporaryDirectory(prefix="trueint8-") as scratch:
-        paths = {c: (_path(bundle, engine, c), c) for c in accounted}
-        if int8 in paths:
-            paths[_SIMULATED] = (_simulated(bundle, engine, Path(scratch)), _SIMULATED)
+        opened = {c: _path(bundle, engine, c) for c in accounted}
+        if int8 in opened:
+            opened[_SIMULATED] = _simulated(bundle, engine, Path(scratch))
+        paths = {
+            c: (compiled_once(engine, path, c, running, Path(scratch) / c.name), c)
+            for c, path in opened.items()
+        }
         with progress.step(f"time {engine.name}", total=request.rounds) as advance:
             times = time_interleaved_sessions(
                 engine,
@@ -194,11 +211,11 @@ def _of_engine(
                 round_ms=request.round_ms,
                 advance=advance,
             )
-    ledgers = []
-    with progress.step(f"dispatch {engine.name}", total=len(accounted)) as advance:
-        for c in accounted:
-            ledgers.append(_ledger(engine, c, paths[c][0], subject, running, times[c], peaks))
-            advance(1)
+        ledgers = []
+        with progress.step(f"dispatch {engine.name}", total=len(accounted)) as advance:
+            for c in accounted:
+                ledgers.append(_ledger(engine, c, paths[c][0], subject, running, times[c], peaks))
+                advance(1)
     return _with_speed_ups(ledgers, dict(zip(accounted, ledgers, strict=True)), times, subject)
 
 
@@ -226,8 +243,10 @@ def _dispatch(
     running: Running,
     subject: _Subject,
     kernels: int,
-    outputs: Batch,
+    times: SessionTimes,
 ) -> Dispatch:
+    if _has_plans(engine):
+        return beside_device(times)
     request = subject.request
     rounds, round_ms = request.rounds, request.round_ms
     if engine.runs_checkpoint:
@@ -237,7 +256,7 @@ def _dispatch(
         )
     inputs = inputs_of(subject.model)
     return measure_line(
-        engine, configuration, running, subject.batch, outputs, inputs,
+        engine, configuration, running, subject.batch, times.outputs, inputs,
         rounds=rounds, round_ms=round_ms,
     ).of(kernels)  # fmt: skip
 
@@ -253,7 +272,10 @@ def _ledger(
 ) -> Ledger:
     precision: PeakPrecision = "int8" if configuration.graph == "int8" else configuration.rest
     size = bytes_in(subject.costs, precision)
-    rate, copied = measure_copies(size, running.threads)
+    if _has_plans(engine):
+        rate, copied = measure_device_copies(open_device(), size)
+    else:
+        rate, copied = measure_copies(size, running.threads)
     peak = next(p for p in peaks if p.precision == precision)
     roof = Roof(precision, peak.macs_per_s, rate)
     kernels = engine.audit(
@@ -266,7 +288,7 @@ def _ledger(
         attentions=subject.attentions,
         precision=precision,
     )
-    dispatch = _dispatch(engine, path, configuration, running, subject, len(kernels), times.outputs)
+    dispatch = _dispatch(engine, path, configuration, running, subject, len(kernels), times)
     parts = parts_of(timed, dispatch)
     not_found = timed.not_found()
     ceiling = sum(t for n, t in timed.ceilings_ns.items() if n not in not_found) / 1e6

@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calib.inputs import GraphInput
-from deploy.ledger.timing import Batch, time_interleaved_sessions
+from deploy.ledger.timing import Batch, SessionTimes, time_interleaved_sessions
 from deploy.sessions import Configuration, Engine, Running
 from export.initializers import add_initializer
 from export.onnx_file import save_model
@@ -61,6 +61,17 @@ class Line:
             f"call {self.call_ns / 1e6:.2f} ms + {kernels} kernels x "
             f"({self.empty_ns / 1e3:.2f} us - {self.told_ns / 1e3:.2f} us in their times)",
         )
+
+
+def beside_device(times: SessionTimes) -> Dispatch:
+    """Return what a call takes beside what lies between CUDA events around its kernels.
+
+    That is the host's work, both copies and the waiting; the gaps between kernels are not in it.
+    """
+    return Dispatch(
+        times.beside_device_ns,
+        f"what a call of {times.latency_ns / 1e6:.2f} ms takes beside its kernels, by CUDA events",
+    )
 
 
 def measure_line(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.ledger.plans import compiled_once
 from deploy.ledger.record import Peak, PeakPrecision
 from deploy.probe import MATMULS, matmul_graph
 from deploy.sessions import (
@@ -32,7 +33,13 @@ from export.onnx_file import save_model
 from trueint8.errors import RunError
 from trueint8.progress import Silence
 
-_ROWS, _DEPTH, _WIDTH = 1024, 2048, 1024
+Size = tuple[int, int, int]
+"""Of a product: rows, depth and width."""
+
+ON_PROCESSOR: Size = (1024, 2048, 1024)
+ON_GPU: Size = (4096, 4096, 4096)
+"""What keeps every multiprocessor busy."""
+
 _OPENED, _RUNS = 6, 2
 """A peak is the best of six sessions, each the mean of two runs behind one warm-up."""
 
@@ -41,19 +48,22 @@ _COPY_S = 0.03
 _LEAST_BYTES = 2**18
 
 
-def measure_peaks(engines: Sequence[Engine], threads: int) -> list[Peak]:
+def measure_peaks(engines: Sequence[Engine], threads: int, size: Size = ON_PROCESSOR) -> list[Peak]:
     """Return the fastest large matmul in every precision that an engine here has.
 
     Args:
-        engines: That run here on the processor; those that run checkpoints are torch.
+        engines: That run here, all on the processor or all on the GPU; those that run checkpoints
+            are torch.
         threads: Of each.
+        size: Of the matmul.
 
     Raises:
         RunError: If an engine fails, or none has FP32.
     """
     draw = np.random.default_rng(0)
-    x = draw.standard_normal((_ROWS, _DEPTH)).astype(np.float32)
-    weight = draw.standard_normal((_DEPTH, _WIDTH)).astype(np.float32)
+    rows, depth, width = size
+    x = draw.standard_normal((rows, depth), np.float32)
+    weight = draw.standard_normal((depth, width), np.float32)
     best: dict[PeakPrecision, Peak] = {}
     for engine in engines:
         modules = engine.runs_checkpoint
@@ -79,7 +89,7 @@ def _peaks_of_torch(
     from deploy.modules.products import fastest_products
 
     for precision, nanoseconds in fastest_products(x, weight, threads, _OPENED).items():
-        rate = _ROWS * _DEPTH * _WIDTH / nanoseconds * 1e9
+        rate = len(x) * weight.size / nanoseconds * 1e9
         yield Peak(precision=precision, macs_per_s=rate, engine=engine.name)
 
 
@@ -90,15 +100,17 @@ def _peaks_of(engine: Engine, x: np.ndarray, weight: np.ndarray, threads: int) -
         graph, folder = Path(scratch) / "probe.onnx", Path(scratch) / "int8"
         save_model(matmul_graph(weight), graph)
         usual = {c.rest: c for c in reversed(engine.floats())}
+        macs = len(x) * weight.size
         for precision, configuration in usual.items():
-            yield from _peak(engine, graph, configuration, running, x, precision)
+            path = compiled_once(engine, graph, configuration, running, Path(scratch) / precision)
+            yield from _peak(engine, path, configuration, running, x, precision, macs)
         int8 = int8_configuration(engine)
         if int8 is not None:
             quantized = Path(scratch) / "quantized.onnx"
             save_model(matmul_graph(weight, float(np.abs(x).max())), quantized)
             folder.mkdir()
             engine.build(BuildRequest(quantized, folder, shapes, Silence()))
-            yield from _peak(engine, folder, int8, running, x, "int8")
+            yield from _peak(engine, folder, int8, running, x, "int8", macs)
 
 
 def _peak(
@@ -108,6 +120,7 @@ def _peak(
     running: Running,
     x: np.ndarray,
     precision: PeakPrecision,
+    macs: int,
 ) -> Iterator[Peak]:
     """Yield the rate, if the engine says that it multiplied in this precision."""
     kernels = engine.audit(path, configuration, running, MATMULS)
@@ -120,7 +133,12 @@ def _peak(
             for _ in range(1 + _RUNS):
                 session.run({"x": x})
             times.append(sum(t for n, t in session.kernel_times().items() if n in names))
-    macs = _ROWS * _DEPTH * _WIDTH
+    if not min(times):
+        raise RunError(
+            f"{engine.name} times no kernel by the name that it multiplies under: "
+            f"{', '.join(sorted(names))}",
+            fix="leave this engine out with --engine, and report it with the engine's version",
+        )
     yield Peak(precision=precision, macs_per_s=macs / min(times) * 1e9, engine=engine.name)
 
 

@@ -32,6 +32,8 @@ class SessionTimes:
         rounds_ns: Of whole calls without profiling, a list per round.
         profiled_ns: Of whole calls in which kernels were timed, in the same rounds.
         kernel_rounds_ns: Per round, the mean per run of every kernel.
+        device_rounds_ns: Of the calls without profiling, what lay between the device's own events
+            around all kernels; 0 where a session has no such clock.
         outputs: Of one call.
     """
 
@@ -39,6 +41,7 @@ class SessionTimes:
     rounds_ns: list[list[int]] = field(default_factory=list)
     profiled_ns: list[list[int]] = field(default_factory=list)
     kernel_rounds_ns: list[dict[str, float]] = field(default_factory=list)
+    device_rounds_ns: list[list[int]] = field(default_factory=list)
 
     @property
     def latency_ns(self) -> float:
@@ -63,6 +66,12 @@ class SessionTimes:
         """Return what a call takes beyond its kernels: the median over rounds."""
         rounds = zip(self.rounds_ns, self.kernel_rounds_ns, strict=True)
         return float(np.median([np.mean(calls) - sum(k.values()) for calls, k in rounds]))
+
+    @property
+    def beside_device_ns(self) -> float:
+        """Return what a call takes beside what the device's events enclose, as the same."""
+        rounds = zip(self.rounds_ns, self.device_rounds_ns, strict=True)
+        return float(np.median([np.mean(calls) - np.mean(device) for calls, device in rounds]))
 
 
 def time_interleaved_sessions(
@@ -107,7 +116,9 @@ def time_interleaved_sessions(
         for _ in range(rounds):
             for key in order.sample(list(sessions), len(sessions)):
                 sessions[key].run(batch)
-                times[key].rounds_ns.append(_timed(sessions[key], batch, runs[key]))
+                device: list[int] = []
+                times[key].rounds_ns.append(_timed(sessions[key], batch, runs[key], device))
+                times[key].device_rounds_ns.append(device)
                 calls, kernels = watches[key].round(batch, runs[key])
                 times[key].profiled_ns.append(calls)
                 times[key].kernel_rounds_ns.append(kernels)
@@ -163,10 +174,13 @@ def _runs_per_round(session: Session, batch: Batch, round_ms: float) -> int:
     return min(most, max(least, math.ceil(round_ms * 1e6 / fastest)))
 
 
-def _timed(session: Session, batch: Batch, runs: int) -> list[int]:
+def _timed(session: Session, batch: Batch, runs: int, device: list[int] | None = None) -> list[int]:
+    """Return the host's times of calls, and append the device's to ``device``."""
     times = []
     for _ in range(runs):
         start = time.perf_counter_ns()
         session.run(batch)
         times.append(time.perf_counter_ns() - start)
+        if device is not None:
+            device.append(getattr(session, "device_ns", 0))
     return times

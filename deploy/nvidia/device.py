@@ -64,6 +64,9 @@ class Device(Protocol):
     def copy_out(self, target: np.ndarray, pointer: int, stream: int) -> None:
         """Copy from the device to page-locked memory, in a stream."""
 
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Copy on the device, in a stream."""
+
     def create_event(self) -> Any:
         """Return an event that can take the time."""
 

@@ -135,14 +135,14 @@ class PlanEngine(ABC):
     def plan_of(
         self, path: Path, configuration: Configuration, running: Running
     ) -> tuple[bytes, str]:
-        """Return a plan and what to call it in errors, compiled where ``path`` is a graph.
+        """Return a plan and what to call it in errors, compiled where ``path`` is a graph's file.
 
         Raises:
             RunError: If the folder holds no plan, or a graph comes without shapes.
             BuildError: If a graph cannot be compiled.
             ExportError: If a graph cannot be written in FP16.
         """
-        if configuration.graph == "int8":
+        if configuration.graph == "int8" or path.is_dir():
             file = path / FILE
             if not file.is_file():
                 raise RunError(f"{file} is missing", fix="build the bundle again")

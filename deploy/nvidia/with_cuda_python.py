@@ -71,6 +71,11 @@ class CudaPython:
         kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         _checked(cuda.cudaMemcpyAsync(target.ctypes.data, pointer, target.nbytes, kind, stream))
 
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Call cudaMemcpyAsync."""
+        kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        _checked(cuda.cudaMemcpyAsync(target, source, size, kind, stream))
+
     def create_event(self) -> Any:
         """Call cudaEventCreateWithFlags."""
         return _checked(cuda.cudaEventCreateWithFlags(cuda.cudaEventDefault))

@@ -84,6 +84,10 @@ class PyCuda:
         """Call memcpy_dtoh_async."""
         cuda.memcpy_dtoh_async(target, pointer, self._streams[stream])
 
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Call memcpy_dtod_async."""
+        cuda.memcpy_dtod_async(target, source, size, self._streams[stream])
+
     def create_event(self) -> Any:
         """Return an Event."""
         return cuda.Event()

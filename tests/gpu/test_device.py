@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from deploy.ledger.plans import measure_device_copies
 from deploy.nvidia.buffers import TensorBuffer
 from deploy.nvidia.device import Device
 from trueint8.errors import RunError
@@ -46,6 +47,11 @@ def test_what_is_copied_in_comes_back(device: Device) -> None:
         np.testing.assert_array_equal(host, values[: shape[0], : shape[1]])
     buffer.free()
     device.destroy_stream(stream)
+
+
+def test_copies_on_the_device_take_time(device: Device) -> None:
+    rate, touched = measure_device_copies(device, 1 << 28)
+    assert touched == 1 << 28 and 1e9 < rate < 1e15
 
 
 def test_events_tell_an_order(device: Device) -> None:

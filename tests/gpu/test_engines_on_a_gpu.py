@@ -14,11 +14,13 @@ import deploy
 from deploy.audit import audit_engine
 from deploy.bundle import Bundle
 from deploy.engines import ENGINES
+from deploy.ledger.accounting import LedgerRequest, account, why_not
 from deploy.nvidia.session import PlanSession
 from deploy.sessions import Configuration, Engine, int8_configuration
 from tests.deploy import checkpoints
 from tests.deploy.nvidia.fakes import FakeDevice
 from trueint8.errors import BuildError, MissingDependency, RunError
+from trueint8.progress import Silence
 
 pytestmark = pytest.mark.gpu
 
@@ -141,6 +143,20 @@ def test_a_profile_measures_it(built: Bundle, tmp_path: Path) -> None:
     rows = deploy.profile([built.path], data=data, rounds=3, round_ms=5.0, samples=16)
     assert {r.kind for r in rows} >= {"MEASURED"}
     assert all(r.latency is not None for r in rows if r.kind == "MEASURED")
+
+
+def test_a_ledger_explains_it(built: Bundle) -> None:
+    engine = engine_of(built)
+    if why_not(built, engine.name):
+        pytest.skip(why_not(built, engine.name))
+    request = LedgerRequest(built, [engine.name], rounds=3, round_ms=5.0)
+    (ledgers,) = account(request, Silence())
+    assert {"float-fp32", "int8"} <= {ledger.configuration for ledger in ledgers}
+    for ledger in ledgers:
+        parts = {part.name: part for part in ledger.parts}
+        assert not ledger.not_found and parts["dispatch"].ms > 0
+        whole = ledger.ceiling_ms + sum(p.ms for p in ledger.parts) + ledger.unexplained_ms
+        assert whole == pytest.approx(ledger.latency.value)
 
 
 def test_an_rtx_plan_on_a_gpu_that_has_no_kernels_for_it_is_refused(

@@ -1,24 +1,36 @@
-"""Layers of a TensorRT-RTX plan that was built here, sorted into parts; their times are made up.
+"""What ledgers of plans need, without a GPU.
 
-No plan runs here, and plans have no ledger: this shows that what a plan says of its layers is
-enough to sort them.
+Plans of TensorRT-RTX are built here, and no plan runs: their layers are sorted into parts with
+times that are made up, and clocks and copies are those of a GPU of NumPy arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 
 from deploy.bundle import Bundle
+from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
+from deploy.engines.onnxruntime import OnnxRuntimeSession
 from deploy.ledger.accounting import why_not
-from deploy.ledger.dispatch import Dispatch
+from deploy.ledger.dispatch import Dispatch, beside_device
 from deploy.ledger.parts import Timed, parts_of
-from deploy.sessions import Configuration
+from deploy.ledger.plans import compiled_once, measure_device_copies
+from deploy.ledger.probing import _peaks_of
+from deploy.ledger.timing import time_interleaved_sessions
+from deploy.nvidia.engine import FILE
+from deploy.nvidia.session import PlanSession
+from deploy.sessions import Configuration, Running
 from export.attentions import find_attentions
 from export.onnx_file import load_clean
-from trueint8.errors import MissingDependency
+from tests.deploy.nvidia.fakes import PLAN, WIDTH, FakeDevice, FakeRunner
+from trueint8.errors import MissingDependency, RunError
 
 NAME = "tensorrt-rtx"
 MADE_UP_NS = 1e6
@@ -63,3 +75,81 @@ def test_layers_of_a_plan_have_their_parts(built: Callable[[str], Bundle]) -> No
 def test_a_plan_has_no_ledger_where_it_cannot_run(built: Callable[[str], Bundle]) -> None:
     if not ENGINES.load(NAME).runs_here:
         assert why_not(built("bert"), NAME) == "it cannot run here"
+
+
+def test_a_graph_becomes_one_plan_and_others_are_opened_as_they_are(
+    built: Callable[[str], Bundle], tmp_path: Path
+) -> None:
+    bundle, engine = built("bert"), ENGINES.load(NAME)
+    try:
+        engine.version()
+    except MissingDependency as err:
+        pytest.skip(err.problem)
+    floats, running = Configuration("float", "fp16"), bundle.running(NAME, 1)
+    names = {m.name: m.returns for m in bundle.manifest.matmuls_of(NAME)}
+    folder = compiled_once(engine, bundle.float_graph, floats, running, tmp_path / "plan")
+    plan = (folder / FILE).read_bytes()
+    assert folder == tmp_path / "plan" and plan
+    assert engine.plan_of(folder, floats, running)[0] == plan, "it is not compiled again"
+    assert {k.precision for k in engine.audit(folder, floats, running, names) if k.matmuls} == {
+        "fp16"
+    }
+    int8 = bundle.engine_folder(NAME)
+    assert (
+        compiled_once(engine, int8, Configuration("int8", "fp16"), running, tmp_path / "no") == int8
+    )
+    other = ENGINES.load("onnxruntime")
+    graph = bundle.float_graph
+    assert compiled_once(other, graph, floats, running, tmp_path / "no") == graph
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("size", [1, 1 << 22])
+def test_copies_on_a_device_leave_nothing_behind(size: int) -> None:
+    device = FakeDevice(total=1 << 24)
+    rate, touched = measure_device_copies(device, size)
+    assert touched == max(size, 1 << 20)
+    copy_s = 0.25e-3  # what that device says of each
+    assert rate == pytest.approx(touched / copy_s)
+    assert not device.held and not device.open
+
+
+def test_a_device_without_room_leaves_nothing_behind() -> None:
+    device = FakeDevice(total=1 << 20)
+    with pytest.raises(RunError, match="out of GPU memory"):
+        measure_device_copies(device, 1 << 22)
+    assert not device.held and not device.open
+
+
+def test_dispatch_is_what_the_events_do_not_enclose() -> None:
+    """Two copies and one kernel take a quarter each there, and the host's clock is real."""
+    device = FakeDevice()
+
+    class OfPlans:
+        runs_checkpoint = False
+
+        def open(self, path: Path, configuration: Configuration, running: Running) -> PlanSession:
+            return PlanSession(FakeRunner(device), PLAN, str(path), running, device)
+
+    batch = {"x": np.ones((1, 1, WIDTH), np.float32)}
+    paths = {"it": (Path("plan"), Configuration("int8", "fp16"))}
+    engine: Any = OfPlans()
+    (times,) = time_interleaved_sessions(
+        engine, paths, Running(1, EngineOptions()), batch, rounds=3, round_ms=0.1
+    ).values()
+    kernel_ns = 250_000
+    assert {t for calls in times.device_rounds_ns for t in calls} == {kernel_ns}
+    assert times.kernel_rounds_ns == [{"double": 5e5, "nothing": 0.0}] * 3
+    beside = float(np.median([np.mean(calls) for calls in times.rounds_ns])) - kernel_ns
+    assert beside_device(times).ns == pytest.approx(beside)
+    assert not device.held and not device.open
+
+
+def test_an_engine_whose_profiler_has_other_names_has_no_peak() -> None:
+    engine = ENGINES.load("onnxruntime")
+    x, weight = np.ones((2, 4), np.float32), np.ones((4, 4), np.float32)
+    with (
+        mock.patch.object(OnnxRuntimeSession, "kernel_times", return_value={"another": 5.0}),
+        pytest.raises(RunError, match="times no kernel by the name that it multiplies under"),
+    ):
+        list(_peaks_of(engine, x, weight, 1))

@@ -92,6 +92,11 @@ class FakeDevice:
         self.steps += 1
         target.reshape(-1).view(np.uint8)[:] = self.held[pointer][: target.nbytes]
 
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        assert self.recording is None and stream in self.open and target != source
+        self.steps += 1
+        self.held[target][:size] = self.held[source][:size]
+
     def create_event(self) -> Any:
         return self._made("event")
 
