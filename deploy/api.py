@@ -184,16 +184,28 @@ def profile(
 
 
 def report(
-    results: str | Path | Sequence[Row], out: str | Path, *, format: Format = "html"
+    results: str | Path | Sequence[Row],
+    out: str | Path,
+    *,
+    format: Format = "html",
+    tasks: str | Path | None = None,
 ) -> Path:
     """Write one self-contained HTML file from a results file or rows, or Markdown or JSON.
+
+    Args:
+        results: The file that ``deploy profile`` wrote, or rows of :func:`profile`.
+        out: The file to write, whole or not at all.
+        format: ``html``, ``md`` or ``json``.
+        tasks: The file that ``deploy lm-eval`` wrote.
 
     Returns:
         The file's path.
     """
+    from deploy.harness.results import read_tasks
     from deploy.profiling.results import read_results
     from deploy.reporting.page import write_report
 
     rows = read_results(Path(results)) if isinstance(results, str | Path) else list(results)
-    write_report(rows, Path(out), format=format)
+    found = read_tasks(Path(tasks)) if tasks is not None else []
+    write_report(rows, Path(out), format=format, tasks=found)
     return Path(out)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import deploy
 from deploy.harness.results import TaskRow
 from deploy.profiling.results import Row, write_results
 from deploy.reporting.published import ReportDocument
@@ -83,6 +84,13 @@ def test_the_command_takes_a_file_of_tasks(files: Path, form: str) -> None:
     int8 = entry.answers[2]
     assert (int8.value.value, int8.value.low, int8.samples) == (0.6, 0.48, 40)
     assert int8.change == task_rows()[2].change
+
+
+def test_so_does_the_function(files: Path) -> None:
+    out = deploy.report(
+        files / "results.jsonl", files / "r.md", format="md", tasks=files / "tasks.jsonl"
+    )
+    assert TASKS in out.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
