@@ -1,11 +1,11 @@
-"""Float against INT8 behind ``deploy serve``, and the same bundle without a server.
+"""BF16, FP32 and INT8 behind ``deploy serve``, and the same bundle without a server.
 
     python -m benchmarks.served MODEL --calib-data DATA --eval-data DATA
         [--engine openvino] [--seq-len 128] [--p99-ms 150] [--work FOLDER]
 
-The very commands are run: ``build``, ``profile``, twice ``serve``, and ``load`` with both servers
-in turn. Clients, servers and engines share the machine's processors. Writes
-``benchmarks/results/served.json`` with the environment.
+The very commands are run: ``build``, ``profile``, ``serve`` three times, and ``load`` with the
+servers in turn, the others against BF16. Clients, servers and engines share the machine's
+processors. Writes ``benchmarks/results/served.json`` with the environment.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from trueint8.artifacts import write_atomically
 
 OUT = Path(__file__).parent / "results" / "served.json"
 _DEPLOY = [sys.executable, "-P", "-m", "deploy"]
+_SERVERS = (
+    ("--graph", "float", "--precision", "bf16"),
+    ("--graph", "float", "--precision", "fp32"),
+    ("--graph", "int8"),
+)
 
 
 def main() -> None:
@@ -51,9 +57,10 @@ def main() -> None:
             "profile", bundle, "--engine", options.engine, "--data", options.eval_data,
             "--batch-size", 1, "--seq-len", options.seq_len, "-o", results, "--force",
         )  # fmt: skip
-        with _served(bundle, "float") as floating, _served(bundle, "int8") as quantized:
+        with ExitStack() as stack:
+            urls = [stack.enter_context(_served(bundle, *flags)) for flags in _SERVERS]
             figures = _deploy(
-                "load", floating, quantized, "--results", results, "--seq-len", options.seq_len,
+                "load", *urls, "--results", results, "--seq-len", options.seq_len,
                 "--p99-ms", options.p99_ms, "-o", out, "--force", "--json",
             )  # fmt: skip
     document = {
@@ -77,9 +84,9 @@ def _deploy(*line: Any) -> str:
 
 
 @contextlib.contextmanager
-def _served(bundle: Path, graph: str) -> Iterator[str]:
-    """Serve one graph of a bundle until the end, and yield its URL once it is ready."""
-    command = [*_DEPLOY, "serve", str(bundle), "--graph", graph, "--port", "0", "--no-text"]
+def _served(bundle: Path, *flags: str) -> Iterator[str]:
+    """Serve one configuration of a bundle until the end, and yield its URL once it is ready."""
+    command = [*_DEPLOY, "serve", str(bundle), *flags, "--port", "0", "--no-text"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:

@@ -51,7 +51,8 @@ def run(options: LedgerOptions) -> None:
     """Account for every configuration of the bundle's engines and print a table of each engine."""
     from deploy.bundle import open_bundle
     from deploy.graph_shapes import parse_shapes
-    from deploy.ledger.accounting import LedgerRequest, account, why_not
+    from deploy.ledger.accounting import LedgerRequest, account
+    from deploy.ledger.eligible import why_not
     from deploy.ledger.record import Ledger
     from deploy.ledger.storing import add_to_results, check_holds
     from deploy.ledger.text import ledger_lines
@@ -80,7 +81,8 @@ def run(options: LedgerOptions) -> None:
     if options.json:
         print_json([ledger.model_dump(mode="json") for ledger in found])
     for name in bundle.manifest.engines if text and not request.engines else ():
-        if reason := why_not(bundle, name):
+        if name not in {ledger.engine for ledger in found}:
+            reason = why_not(bundle, name) or "--shapes does not fit it; --engine says why"
             click.echo(f"no ledger of {name}: {reason}")
     if options.into is not None:
         count = add_to_results(Path(options.into), bundle.sha256, found)

@@ -55,8 +55,8 @@ class PackageOptions:
     )
     triton: str = option(
         "26.09",
-        help="Release of Triton that will read it: 24.10, 25.02 or 26.09; of others the "
-        "nearest earlier one.",
+        help="Release of Triton that will read it: 24.10, 25.02 or 26.09; for others "
+        "name the nearest earlier one.",
     )
     instances: int = option(1, type=click.IntRange(1), help="Instances of each model.")
     batch_delay_ms: float = option(

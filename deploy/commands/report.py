@@ -91,9 +91,11 @@ def _check_target(results: Path, out: Path, options: ReportOptions) -> None:
 
     if not out.exists():
         return
-    if results.exists() and out.samefile(results):
+    inputs = {"results": results}
+    inputs |= {n: Path(f) for n, f in (("load", options.load), ("tasks", options.tasks)) if f}
+    for name in (n for n, file in inputs.items() if file.exists() and out.samefile(file)):
         raise ConfigError(
-            f"-o {out} is the results file itself",
+            f"-o {out} is the {name} file itself",
             fix=f"pass another file: -o report.{options.format}",
         )
     with out.open("rb") as stream:

@@ -20,7 +20,8 @@ HELP = """Run the golden inputs on every engine of a bundle that runs here, and 
 With a model repository in place of a bundle, its configurations are compared with the graphs and
 engines in it: names, types, ranks, hashes, versions. With --url the golden inputs of a bundle or
 repository are sent to a running server and its answers are compared; before that, Triton's version
-and GPUs, as far as it tells them, are compared with what the repository needs. What it does not
+and GPUs, as far as it tells them, are compared with what the repository needs; of a version that is
+not known here, formats are taken to be those of the release it was packaged for. What it does not
 tell is listed as not checked, with the flag that would.
 
 Hashes, and whether the files fit this machine, are checked first. An INT8 engine passes if the SQNR
@@ -57,7 +58,7 @@ class VerifyOptions:
     server_version: tuple[str, ...] = option(
         many=True,
         help="Of a repository: version of an engine's library in the server, such as "
-        "tensorrt=10.13.3.  [default: as the release of the server has it]",
+        "tensorrt=10.13.3.  [default: of onnxruntime and openvino, those of the server's release]",
     )
     server_gpu: str | None = option(
         help="Of a repository: compute capability of the server's GPU, such as 8.9."

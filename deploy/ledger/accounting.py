@@ -5,24 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from deploy.audit import engine_of, returned
+from deploy.audit import returned
 from deploy.bundle import Bundle
 from deploy.drawn_inputs import USUAL, draw_shaped
-from deploy.engine_options import EngineOptions
-from deploy.engines import ENGINES
-from deploy.graph_audit import graph_engines
 from deploy.graph_shapes import choose_shapes, inputs_of, profile_shapes
 from deploy.hardware import default_threads
 from deploy.ledger.costs import BITS, Cost, Roof, bytes_in, costs_of
 from deploy.ledger.dispatch import Dispatch, beside_device, measure_line
+from deploy.ledger.eligible import chosen_engines, has_plans, probes
 from deploy.ledger.parts import Timed, parts_of
-from deploy.ledger.plans import compiled_once, measure_device_copies
+from deploy.ledger.plans import check_built_for, compiled_once, measure_device_copies
 from deploy.ledger.probing import ON_GPU, ON_PROCESSOR, measure_copies, measure_peaks
 from deploy.ledger.record import (
     Interval,
@@ -36,7 +33,6 @@ from deploy.ledger.record import (
 from deploy.ledger.small_calls import measure_small_calls, small_batch
 from deploy.ledger.timing import Batch, SessionTimes, time_interleaved_sessions
 from deploy.nvidia.device import open_device
-from deploy.nvidia.engine import PlanEngine
 from deploy.profiling.measurement import check_rounds
 from deploy.profiling.statistics import median_ms, quantile_ms, speed_up
 from deploy.sessions import Configuration, Engine, Running, int8_configuration
@@ -83,14 +79,31 @@ class _Subject:
     threads: int
     request: LedgerRequest
 
-    def running(self, engine: str) -> Running:
-        """Return how an engine runs it, at the shapes of the batch."""
+    def running(self, engine: Engine) -> Running:
+        """Return how an engine runs it, at the shapes of the batch.
+
+        Plans are all compiled for the shapes of the one that the bundle holds.
+        """
+        built = self.request.bundle.running(engine.name, self.threads)
+        if has_plans(engine):
+            return built
         shapes = profile_shapes(self.model, {k: v.shape for k, v in self.batch.items()})
-        return replace(self.request.bundle.running(engine, self.threads), shapes=shapes)
+        return replace(built, shapes=shapes)
 
     def small(self) -> Batch:
         """Return the first rows and tokens of the batch."""
         return small_batch(self.batch, inputs_of(self.model))
+
+    def check(self, engine: Engine) -> None:
+        """Refuse a batch of which the engine has no ledger, before anything is timed.
+
+        Raises:
+            ConfigError: With shapes that have one.
+        """
+        if engine.runs_checkpoint:
+            self.small()
+        if has_plans(engine):
+            check_built_for(self.running(engine).shapes or {}, self.batch)
 
 
 def account(request: LedgerRequest, progress: Progress) -> Iterator[list[Ledger]]:
@@ -101,68 +114,37 @@ def account(request: LedgerRequest, progress: Progress) -> Iterator[list[Ledger]
         RunError: If an engine fails.
     """
     check_rounds(request.rounds)
-    engines = _engines(request.bundle, request.engines)
+    engines = chosen_engines(request.bundle, request.engines)
     with progress.step("count the matmuls"):
         subject = _subject(request)
-    if any(engine.runs_checkpoint for engine in engines):
-        subject.small()  # or why there is none, before anything is timed
+    engines = _with_this_batch(engines, subject)
     peaks: dict[bool, list[Peak]] = {}
     with progress.step("probe the machine"):
-        for plans in {_has_plans(engine) for engine in engines}:
+        for plans in {has_plans(engine) for engine in engines}:
             size = ON_GPU if plans else ON_PROCESSOR
-            peaks[plans] = measure_peaks(_probes(plans=plans), subject.threads, size)
+            peaks[plans] = measure_peaks(
+                probes(plans=plans), subject.threads, size, needed=[e.name for e in engines]
+            )
     for engine in engines:
-        yield _of_engine(engine, subject, peaks[_has_plans(engine)], progress)
+        yield _of_engine(engine, subject, peaks[has_plans(engine)], progress)
 
 
-def why_not(bundle: Bundle, name: str) -> str:
-    """Return why an engine of a bundle cannot be accounted for, or nothing."""
-    engine = engine_of(bundle, name)
-    options = bundle.running(name, threads=1).options
-    if not bundle.manifest.engines[name].runs_here or not engine.runs_here:
-        return "it cannot run here"
-    if not _has_plans(engine) and _on_gpu(engine, options):
-        return "it runs on a GPU and does not time its kernels there"
-    if options.hint != "latency":
-        return (
-            "its calls run in parts side by side, and its kernels are timed in one; with the "
-            "latency hint, --threads tells what one part does"
-        )
-    return ""
+def _with_this_batch(engines: Sequence[Engine], subject: _Subject) -> list[Engine]:
+    """Return the engines whose ledger this batch gives; all of them if they were asked for.
 
-
-def _on_gpu(engine: Engine, options: EngineOptions) -> bool:
-    if engine.runs_checkpoint:
-        from deploy.modules.session import device
-
-        return str(device().type) == "cuda"
-    return options.provider != "cpu"
-
-
-def _has_plans(engine: Engine) -> bool:
-    """Return whether the engine is of the TensorRT family."""
-    return isinstance(engine, PlanEngine)
-
-
-def _probes(*, plans: bool) -> list[Engine]:
-    """Return every installed engine of the GPU, or of the processor, where torch is one of them."""
-    names = [*graph_engines(["all"]), *(["torch"] if find_spec("torch") else [])]
-    found = [engine for engine in map(ENGINES.load, names) if engine.runs_here]
-    if plans:
-        return [engine for engine in found if _has_plans(engine)]
-    return [e for e in found if not _has_plans(e) and not _on_gpu(e, EngineOptions())]
-
-
-def _engines(bundle: Bundle, wanted: Sequence[str]) -> list[Engine]:
-    reasons = {name: why_not(bundle, name) for name in wanted or bundle.manifest.engines}
-    found = [name for name, reason in reasons.items() if not reason]
-    if len(found) < len(wanted) or not found:
-        name, reason = next((n, r) for n, r in reasons.items() if r)
-        raise ConfigError(
-            f"there is no ledger of {name}: {reason}",
-            fix="pass --engine with others of the bundle",
-        )
-    return [engine_of(bundle, name) for name in found]
+    Raises:
+        ConfigError: If one that was asked for has none, or none is left.
+    """
+    found: list[Engine] = []
+    for engine in engines:
+        try:
+            subject.check(engine)
+        except ConfigError:
+            if subject.request.engines or (engine is engines[-1] and not found):
+                raise
+            continue
+        found.append(engine)
+    return found
 
 
 def _subject(request: LedgerRequest) -> _Subject:
@@ -187,7 +169,7 @@ def _subject(request: LedgerRequest) -> _Subject:
 def _of_engine(
     engine: Engine, subject: _Subject, peaks: Sequence[Peak], progress: Progress
 ) -> list[Ledger]:
-    request, running = subject.request, subject.running(engine.name)
+    request, running = subject.request, subject.running(engine)
     bundle = request.bundle
     floats, int8 = engine.floats(), int8_configuration(engine)
     known = [peak.precision for peak in peaks]
@@ -245,7 +227,7 @@ def _dispatch(
     kernels: int,
     times: SessionTimes,
 ) -> Dispatch:
-    if _has_plans(engine):
+    if has_plans(engine):
         return beside_device(times)
     request = subject.request
     rounds, round_ms = request.rounds, request.round_ms
@@ -272,7 +254,7 @@ def _ledger(
 ) -> Ledger:
     precision: PeakPrecision = "int8" if configuration.graph == "int8" else configuration.rest
     size = bytes_in(subject.costs, precision)
-    if _has_plans(engine):
+    if has_plans(engine):
         rate, copied = measure_device_copies(open_device(), size)
     else:
         rate, copied = measure_copies(size, running.threads)

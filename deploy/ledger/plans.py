@@ -10,13 +10,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from deploy.graph_shapes import shapes_text
+from deploy.ledger.timing import Batch
 from deploy.nvidia.device import Device
 from deploy.nvidia.engine import FILE, PlanEngine
-from deploy.sessions import Configuration, Engine, Running
+from deploy.sessions import Configuration, Engine, Running, Shapes
+from trueint8.artifacts import storage_errors
+from trueint8.errors import ConfigError
 
 _COPIES = 5
 _AT_ONCE = 20
-_LEAST_BYTES = 2**20
+_LEAST_BYTES = 2**26
+"""Below, starting a copy takes as long as the copy; so caches are never what is measured."""
 
 
 def compiled_once(
@@ -36,9 +41,31 @@ def compiled_once(
     if not isinstance(engine, PlanEngine) or path.is_dir():
         return path
     plan, _ = engine.plan_of(path, configuration, running)
-    folder.mkdir()
-    (folder / FILE).write_bytes(plan)
+    with storage_errors(folder):
+        folder.mkdir()
+        (folder / FILE).write_bytes(plan)
     return folder
+
+
+def check_built_for(shapes: Shapes, batch: Batch) -> None:
+    """Refuse a batch that is not within the shapes which a plan was built for.
+
+    Args:
+        shapes: The smallest, the usual and the largest by input.
+        batch: What it is to be given.
+
+    Raises:
+        ConfigError: Naming the first input.
+    """
+    for name, (least, _, most) in shapes.items():
+        shape = batch[name].shape
+        if not all(low <= axis <= high for low, axis, high in zip(least, shape, most, strict=True)):
+            texts = (shapes_text({name: s}) for s in (shape, least, most))
+            given, first, last = texts
+            raise ConfigError(
+                f"{given} is not within what the plan was built for, {first} to {last}",
+                fix="pass --shapes within, or build with --min-shapes and --max-shapes",
+            )
 
 
 def measure_device_copies(device: Device, size: int) -> tuple[float, int]:

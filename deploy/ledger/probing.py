@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from deploy.sessions import (
     int8_configuration,
 )
 from export.onnx_file import save_model
-from trueint8.errors import RunError
+from trueint8.errors import BuildError, RunError
 from trueint8.progress import Silence
 
 Size = tuple[int, int, int]
@@ -48,7 +48,13 @@ _COPY_S = 0.03
 _LEAST_BYTES = 2**18
 
 
-def measure_peaks(engines: Sequence[Engine], threads: int, size: Size = ON_PROCESSOR) -> list[Peak]:
+def measure_peaks(
+    engines: Sequence[Engine],
+    threads: int,
+    size: Size = ON_PROCESSOR,
+    *,
+    needed: Collection[str] = (),
+) -> list[Peak]:
     """Return the fastest large matmul in every precision that an engine here has.
 
     Args:
@@ -56,9 +62,10 @@ def measure_peaks(engines: Sequence[Engine], threads: int, size: Size = ON_PROCE
             are torch.
         threads: Of each.
         size: Of the matmul.
+        needed: Names of engines that must not fail; others that do are left out.
 
     Raises:
-        RunError: If an engine fails, or none has FP32.
+        RunError: If a needed engine fails, or none has FP32.
     """
     draw = np.random.default_rng(0)
     rows, depth, width = size
@@ -66,19 +73,21 @@ def measure_peaks(engines: Sequence[Engine], threads: int, size: Size = ON_PROCE
     weight = draw.standard_normal((depth, width), np.float32)
     best: dict[PeakPrecision, Peak] = {}
     for engine in engines:
-        modules = engine.runs_checkpoint
-        probed = (
-            _peaks_of_torch(engine, x, weight, threads)
-            if modules
-            else _peaks_of(engine, x, weight, threads)
-        )
+        peaks = _peaks_of_torch if engine.runs_checkpoint else _peaks_of
+        try:
+            probed = list(peaks(engine, x, weight, threads))
+        except (RunError, BuildError):
+            if engine.name in needed:
+                raise
+            continue
         for found in probed:
             known = best.get(found.precision)
             if known is None or found.macs_per_s > known.macs_per_s:
                 best[found.precision] = found
     if "fp32" not in best:
         raise RunError(
-            "no engine here multiplies in FP32", fix="install one that does: openvino, onnxruntime"
+            f"none of {', '.join(e.name for e in engines)} multiplies in FP32 here",
+            fix="deploy doctor says what each engine lacks",
         )
     return list(best.values())
 
@@ -137,7 +146,7 @@ def _peak(
         raise RunError(
             f"{engine.name} times no kernel by the name that it multiplies under: "
             f"{', '.join(sorted(names))}",
-            fix="leave this engine out with --engine, and report it with the engine's version",
+            fix="leave this engine out with --engine, and report it with its version",
         )
     yield Peak(precision=precision, macs_per_s=macs / min(times) * 1e9, engine=engine.name)
 

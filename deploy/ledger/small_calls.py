@@ -45,8 +45,8 @@ def small_batch(batch: Batch, inputs: Sequence[GraphInput]) -> Batch:
     if all(small[name].size == array.size for name, array in batch.items()):
         shapes = shapes_text({name: array.shape for name, array in batch.items()})
         raise ConfigError(
-            f"what a checkpoint's modules take outside kernels is measured on {_LENGTH} rows, and "
-            f"there are no more: {shapes}",
+            f"what a checkpoint's modules take outside kernels is measured on {_LENGTH} rows of a "
+            f"batch that has more: {shapes}",
             fix="pass --shapes with more rows, or --engine with engines of graphs",
         )
     return small

@@ -100,15 +100,20 @@ async def find_endpoint(
     try:
         inputs = [{k: i[k] for k in ("name", "datatype", "shape")} for i in found["inputs"]]
         about = {str(k): str(v) for k, v in found.get("parameters", {}).items()}
-        version = max(map(int, found.get("versions", [])), default=0)
     except (KeyError, TypeError, AttributeError, ValueError) as err:
         raise RunError(
             f"{url} describes {model!r} in another way than the Open Inference Protocol v2",
             fix="check that it is such a server",
         ) from err
     if repository is not None:
-        about = _about(repository / model / str(version))
+        about = _about(repository / model / _last_of(found.get("versions")))
     return Endpoint(url, model, inputs, about, metrics or f"{url}/metrics", headers)
+
+
+def _last_of(versions: Any) -> str:
+    """Return the largest number among the names of versions, as Triton gives them; else "0"."""
+    named = versions if isinstance(versions, list) else []
+    return str(max((int(v) for v in named if str(v).isdecimal()), default=0))
 
 
 def _about(version: Path) -> dict[str, str]:

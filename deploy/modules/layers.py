@@ -127,12 +127,17 @@ def check_exact(device: torch.device) -> None:
     Raises:
         RunError: On one, such as a processor without VNNI whose kernels add in 16 bits.
     """
-    draw = np.random.default_rng(0)
-    left, right = (draw.choice([-128, 127], (32, 64)).astype(np.int8) for _ in range(2))
-    expected = left.astype(np.int64) @ right.astype(np.int64).T
-    a, b = (torch.from_numpy(array).to(device) for array in (left, right))
-    if not np.array_equal(torch._int_mm(a, b.t()).cpu().numpy(), expected):
+    if not is_exact(device):
         raise RunError(
             "torch multiplies INT8 inexactly on this machine: its sums saturate",
             fix="use --engine openvino or onnxruntime here",
         )
+
+
+def is_exact(device: torch.device) -> bool:
+    """Return whether sums of the largest INT8 products are right."""
+    draw = np.random.default_rng(0)
+    left, right = (draw.choice([-128, 127], (32, 64)).astype(np.int8) for _ in range(2))
+    expected = left.astype(np.int64) @ right.astype(np.int64).T
+    a, b = (torch.from_numpy(array).to(device) for array in (left, right))
+    return np.array_equal(torch._int_mm(a, b.t()).cpu().numpy(), expected)

@@ -33,14 +33,15 @@ _KINDS: dict[str, KernelKind] = {
     "copy": "reformat", "clone": "reformat", "cat": "reformat", "contiguous": "reformat",
     "reshape": "reformat",
 }  # fmt: skip
-"""By what the name of an operator holds."""
+"""By a word of the name of an operator."""
 _POINTWISE = (
     "abs", "add", "clamp", "div", "eq", "erf", "exp", "ge", "gelu", "gt", "le", "log",
     "logical_and", "logical_not", "lt", "masked_fill", "mul", "ne", "neg", "pow", "reciprocal",
     "relu", "round", "rsqrt", "sigmoid", "silu", "sqrt", "sub", "tanh", "where",
 )  # fmt: skip
 _MOVED = (
-    "clone|_to_copy|copy|cat|expand|permute|select|slice|split|squeeze|transpose|unsqueeze|view"
+    "clone|_to_copy|copy|cat|expand|permute|select|slice|split|squeeze|transpose|unsqueeze|"
+    "_unsafe_view|view"
 )
 _QUANTIZED = "add|clamp|div|mul|round"
 """Of which a kernel around an INT8 product consists: its epilogue, and the next one's steps."""
@@ -206,7 +207,8 @@ def kind_of(name: str) -> KernelKind:
         return "pointwise"
     if operator == "to":  # in another type, or nothing
         return "reformat"
-    return next((kind for part, kind in _KINDS.items() if part in operator), "other")
+    words = operator.split("_")
+    return next((kind for word, kind in _KINDS.items() if word in words), "other")
 
 
 def _fused_kind(operators: str) -> KernelKind:

@@ -88,6 +88,7 @@ class PlanSession:
         self._scratch = DeviceBuffer(device)
         self.device_ns = self.copied_ns = 0
         self._runs = 0
+        self._first_ms: dict[str, float] = {}
         self._lock = threading.Lock()  # buffers and stream are those of one run at a time
         self._profiler = _profiler(library) if running.profiled else None
         options = running.options
@@ -145,6 +146,8 @@ class PlanSession:
             if self._captures and prepared.graph is None:
                 self._capture(prepared, lines)
             self._runs += 1
+            if self._profiler is not None and self._runs == 1:
+                self._first_ms = dict(self._profiler.totals_ms)
             return {name: _copied(host) for name, host in hosts.items()}
 
     def _elapsed_ns(self, start: Any, end: Any) -> int:
@@ -255,7 +258,7 @@ class PlanSession:
         )
 
     def kernel_times(self) -> dict[str, float]:
-        """Return what TensorRT's profiler was told, per run."""
+        """Return what TensorRT's profiler was told, per run; of several, without the first."""
         if self._profiler is None or not self._runs:
             raise RunError(
                 "there are no kernel times: the session was not opened with profiled=True, "
@@ -263,7 +266,8 @@ class PlanSession:
                 fix="open it with Running(profiled=True) and run a batch first",
             )
         totals: dict[str, float] = self._profiler.totals_ms
-        return {name: ms * _NS_PER_MS / self._runs for name, ms in totals.items()}
+        first, runs = (self._first_ms, self._runs - 1) if self._runs > 1 else ({}, 1)
+        return {n: (ms - first.get(n, 0.0)) * _NS_PER_MS / runs for n, ms in totals.items()}
 
     def device_memory(self) -> DeviceMemory:
         """Return what is held on the GPU at this moment."""

@@ -6,6 +6,7 @@ import re
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from urllib.parse import urlsplit
 
 from deploy.compatibility import version_numbers
@@ -18,7 +19,10 @@ _METRICS_PORT = 8002
 """Where Triton has its metrics unless told otherwise."""
 
 _ANSWER_WITHIN_S = 5
-_GPU = re.compile(r'^nv_gpu_(\w+)\{[^}]*gpu_uuid="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
+_GPU = re.compile(
+    r'^nv_gpu_(\w+)\{[^}]*gpu_uuid="([^"]+)"[^}]*\} (\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$',
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ def _read(url: str) -> str | None:
     try:
         with opener.open(url, timeout=_ANSWER_WITHIN_S) as reply:
             raw: bytes = reply.read()
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return None
     return raw.decode("utf-8", "replace")
 

@@ -171,7 +171,6 @@ def _rows(
             error, beside = pool.error, f"{call.id}-{pools}"
             count = len({number for number, _ in pool.timed})
             for number, unit in enumerate(waiting[:count]):
-                unit.bundle.check_unchanged()
                 mine = {c: pool.timed[number, c] for c in unit.paths}
                 rows = [measured_row(call, unit, c, t, effort, beside) for c, t in mine.items()]
                 ready.append([with_evidence(row, unit.bundle, unit.audit) for row in rows])
@@ -179,7 +178,10 @@ def _rows(
         rows = ready.pop(0)
         if demands:
             rows = _with_throughput(item, rows, demands, effort, progress)
-        yield from _with_rebuilds(request, item, rows, progress) if request.rebuilds else rows
+        if request.rebuilds:
+            rows = list(_with_rebuilds(request, item, rows, progress))
+        item.bundle.check_unchanged()
+        yield from rows
 
 
 def _with_throughput(

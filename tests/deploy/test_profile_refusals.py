@@ -131,6 +131,10 @@ def test_a_report_does_not_replace_the_results_or_another_kind_of_file(tmp_path:
     for out in (results, tmp_path / "same.html"):
         line = ("report", results, "-o", out, "--force")
         run_here(*line).refused(2, "is the results file itself")
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("{}\n")
+    ended = run_here("report", results, "--tasks", tasks, "-o", tasks, "--force")
+    ended.refused(2, "is the tasks file itself")
     notes = tmp_path / "notes.txt"
     notes.write_text("precious")
     run_here("report", results, "-o", notes).refused(2, "no HTML", "--force")

@@ -14,7 +14,8 @@ import deploy
 from deploy.audit import audit_engine
 from deploy.bundle import Bundle
 from deploy.engines import ENGINES
-from deploy.ledger.accounting import LedgerRequest, account, why_not
+from deploy.ledger.accounting import LedgerRequest, account
+from deploy.ledger.eligible import why_not
 from deploy.nvidia.session import PlanSession
 from deploy.sessions import Configuration, Engine, int8_configuration
 from tests.deploy import checkpoints

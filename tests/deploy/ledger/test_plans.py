@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -18,19 +19,20 @@ from deploy.bundle import Bundle
 from deploy.engine_options import EngineOptions
 from deploy.engines import ENGINES
 from deploy.engines.onnxruntime import OnnxRuntimeSession
-from deploy.ledger.accounting import why_not
+from deploy.ledger.accounting import _with_this_batch
 from deploy.ledger.dispatch import Dispatch, beside_device
+from deploy.ledger.eligible import why_not
 from deploy.ledger.parts import Timed, parts_of
-from deploy.ledger.plans import compiled_once, measure_device_copies
-from deploy.ledger.probing import _peaks_of
+from deploy.ledger.plans import check_built_for, compiled_once, measure_device_copies
+from deploy.ledger.probing import _peaks_of, measure_peaks
 from deploy.ledger.timing import time_interleaved_sessions
 from deploy.nvidia.engine import FILE
 from deploy.nvidia.session import PlanSession
-from deploy.sessions import Configuration, Running
+from deploy.sessions import Configuration, Engine, Running, Shapes
 from export.attentions import find_attentions
 from export.onnx_file import load_clean
 from tests.deploy.nvidia.fakes import PLAN, WIDTH, FakeDevice, FakeRunner
-from trueint8.errors import MissingDependency, RunError
+from trueint8.errors import ConfigError, MissingDependency, RunError
 
 NAME = "tensorrt-rtx"
 MADE_UP_NS = 1e6
@@ -104,11 +106,11 @@ def test_a_graph_becomes_one_plan_and_others_are_opened_as_they_are(
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("size", [1, 1 << 22])
+@pytest.mark.parametrize("size", [1, 1 << 27])
 def test_copies_on_a_device_leave_nothing_behind(size: int) -> None:
-    device = FakeDevice(total=1 << 24)
+    device = FakeDevice(total=1 << 28)
     rate, touched = measure_device_copies(device, size)
-    assert touched == max(size, 1 << 20)
+    assert touched == max(size, 1 << 26)
     copy_s = 0.25e-3  # what that device says of each
     assert rate == pytest.approx(touched / copy_s)
     assert not device.held and not device.open
@@ -143,6 +145,43 @@ def test_dispatch_is_what_the_events_do_not_enclose() -> None:
     beside = float(np.median([np.mean(calls) for calls in times.rounds_ns])) - kernel_ns
     assert beside_device(times).ns == pytest.approx(beside)
     assert not device.held and not device.open
+
+
+def test_a_batch_that_no_plan_was_built_for_is_refused() -> None:
+    shapes: Shapes = {"ids": ((1, 1), (8, 64), (8, 128))}
+    check_built_for(shapes, {"ids": np.zeros((8, 128), np.int64)})
+    with pytest.raises(ConfigError, match="ids:9x128 is not within .*, ids:1x1 to ids:8x128"):
+        check_built_for(shapes, {"ids": np.zeros((9, 128), np.int64)})
+
+
+@pytest.mark.parametrize("asked", [(), ("torch",)])
+def test_an_engine_that_the_batch_does_not_fit_is_left_out_unless_asked_for(
+    asked: tuple[str, ...],
+) -> None:
+    def check(engine: Engine) -> None:
+        if engine.runs_checkpoint:
+            raise ConfigError("too small", fix="pass more rows")
+
+    subject: Any = SimpleNamespace(check=check, request=SimpleNamespace(engines=asked))
+    graphs, modules = ENGINES.load("onnxruntime"), ENGINES.load("torch")
+    if not asked:
+        assert _with_this_batch([graphs, modules], subject) == [graphs]
+        assert _with_this_batch([modules, graphs], subject) == [graphs]
+    with pytest.raises(ConfigError, match="too small"):
+        _with_this_batch([modules], subject)
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_probe_that_fails_is_left_out_unless_it_is_needed(needed: bool) -> None:
+    failing, other = ENGINES.load("onnxruntime"), ENGINES.load("openvino")
+    names = [failing.name] if needed else [other.name]
+    with mock.patch.object(OnnxRuntimeSession, "kernel_times", return_value={"another": 5.0}):
+        if needed:
+            with pytest.raises(RunError, match="times no kernel by the name"):
+                measure_peaks([failing, other], 1, (128, 256, 128), needed=names)
+            return
+        found = measure_peaks([failing, other], 1, (128, 256, 128), needed=names)
+    assert found and {peak.engine for peak in found} == {other.name}
 
 
 def test_an_engine_whose_profiler_has_other_names_has_no_peak() -> None:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import aiohttp
 import numpy as np
+import pytest
 from aiohttp import web
 from scipy import stats
 
+from deploy.loading.endpoint import _last_of
 from deploy.loading.sending import NO_ANSWER, Round, poisson_arrivals, send_round
 from tests.deploy.loading.servers import PAYLOAD, Answer, answering, one_at_a_time
 
@@ -99,3 +101,10 @@ def test_a_late_client_is_in_the_latency() -> None:
     found = asyncio.run(main())
     assert all(late >= lag for late, lag in zip(found.latencies_ns, found.lags_ns, strict=True))
     assert min(found.lags_ns[1:]) > 0.1e9
+
+
+@pytest.mark.parametrize(
+    ("versions", "last"), [(None, "0"), (["1", "10", "9"], "10"), (["v1", None, "2"], "2")]
+)
+def test_the_last_version_is_the_largest_number(versions: object, last: str) -> None:
+    assert _last_of(versions) == last

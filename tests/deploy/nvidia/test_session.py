@@ -11,7 +11,7 @@ from deploy.engine_options import EngineOptions
 from deploy.nvidia.device import process_memory
 from deploy.nvidia.session import MOST_GRAPHS, DeviceMemory, PlanSession
 from deploy.sessions import Running
-from tests.deploy.nvidia.fakes import PLAN, WIDTH, FakeDevice, FakeEngine, FakeRunner
+from tests.deploy.nvidia.fakes import COLD_MS, PLAN, WIDTH, FakeDevice, FakeEngine, FakeRunner
 from trueint8.errors import RunError
 
 
@@ -201,6 +201,8 @@ def test_kernel_times_are_per_run_and_profiling_captures_nothing(device: FakeDev
     with session:
         with pytest.raises(RunError, match="nothing ran"):
             session.kernel_times()
+        session.run(batch(2, 2))
+        assert session.kernel_times()["double"] == COLD_MS * 1e6, "there is no other"
         for _ in range(4):
             session.run(batch(2, 2))
         assert session.kernel_times() == {"double": 500_000.0, "nothing": 0.0}

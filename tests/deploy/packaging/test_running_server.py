@@ -86,6 +86,8 @@ def test_a_version_tells_the_release_and_metrics_name_gpus(
     assert notes[1] == f"its GPUs: {GPU} (24.0 GiB), of unknown compute capability"
     found, notes = asked_server([url], f"{url}/nothing", Server(capabilities=("8.9",)))
     assert found.capabilities == ("8.9",) and "does not answer (--metrics-url)" in notes[1]
+    _, notes = asked_server([url], "http://host/with a blank", Server())
+    assert "does not answer (--metrics-url)" in notes[1]
     url = answering("2.60.0", "")
     found, notes = asked_server([url], f"{url}/metrics", Server())
     assert found.release is None and "nothing is known" in notes[0] and "name none" in notes[1]
