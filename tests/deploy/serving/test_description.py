@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_the_index_lists_the_models(client: Client) -> None:
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_nothing(server: Server) -> None:
+def test_schemathesis_finds_nothing(server: Server, tmp_path: Path) -> None:
     """Its examples, boundaries, random and stateful requests, valid and not."""
     pytest.importorskip("schemathesis", reason="fuzzing by the description needs schemathesis")
     command = [
@@ -58,7 +59,7 @@ def test_schemathesis_finds_nothing(server: Server) -> None:
         *("--exclude-checks", UNDECIDABLE, "--max-examples", "60", "--seed", "1"),
         *("--generation-database", "none", "--no-color"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "Tested: 11" in done.stdout, done.stdout
     assert server.process.poll() is None
