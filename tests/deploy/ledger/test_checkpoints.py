@@ -199,4 +199,4 @@ def test_compiled_modules_have_ledgers(
     assert "_int_mm int8" in next(p for p in int8.parts if p.name == "matmuls below peak").detail
     assert {s.source for s in int8.speed_ups} >= {"ceiling", "simulated", "measured"}
     one = ("--shapes", "input_ids:2x2")
-    run_here("ledger", bundle.path, *quick, *one).refused(2, "no more: input_ids:2x2")
+    run_here("ledger", bundle.path, *quick, *one).refused(2, "a batch that has more: input_ids:2x2")
