@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from deploy.profiling.build_spread import spread_of
 from deploy.profiling.results import Rebuilds, Row
@@ -48,7 +49,7 @@ def section(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Section |
 def _line(row: Row, rebuilds: Rebuilds) -> tuple[Cell, ...]:
     found, seconds = spread_of(rebuilds), sorted(rebuilds.build_s)
     count, kind = len(seconds), row.kind
-    middle = (seconds[(count - 1) // 2] + seconds[count // 2]) / 2
+    middle = median(seconds)
     ends = f"{seconds[0]:.2f} to {seconds[-1]:.2f}"
     return (
         *subject(row),
